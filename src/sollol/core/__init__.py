@@ -1,0 +1,1 @@
+"""Deciding without input or output: values in, values out. Nothing here reads a clock, the environment or a socket."""

@@ -1,0 +1,1 @@
+"""State and tasks: the loop that owns the cluster, carries decisions out and relays answers."""
