@@ -1,0 +1,67 @@
+"""The engine: owns the cluster's state in one event loop. Every change goes through `publish`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from sollol.core.events import Event
+from sollol.core.ports import Clock, Transport
+from sollol.core.scheduler import Scheduler
+from sollol.core.state import ClusterState
+
+Listener = Callable[[Event], None]
+
+
+class Subscription:
+    """A bounded view of the events for someone who may be slow: the oldest are dropped, and counted, when it is full."""
+
+    def __init__(self, size: int) -> None:
+        self._events: deque[Event] = deque(maxlen=size)
+        self.dropped = 0
+
+    def put(self, event: Event) -> None:
+        if len(self._events) == self._events.maxlen:
+            self.dropped += 1
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """Everything that came since the last call, oldest first."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+
+class Engine:
+    """State, queue and transport of one cluster, used from one event loop only.
+
+    `listen` is for observers that are quick and never fail (metrics, the request log); whoever may be slow subscribes.
+    """
+
+    def __init__(self, state: ClusterState, scheduler: Scheduler, transport: Transport, clock: Clock) -> None:
+        self.state = state
+        self.scheduler = scheduler
+        self.transport = transport
+        self.clock = clock
+        self._listeners: list[Listener] = []
+        self._subscriptions: list[Subscription] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every event from now on, after the state has changed."""
+        self._listeners.append(listener)
+
+    def subscribe(self, size: int = 1_000) -> Subscription:
+        subscription = Subscription(size)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
+
+    def publish(self, event: Event) -> None:
+        """State first, then the observers."""
+        self.state.apply(event)
+        for listener in self._listeners:
+            listener(event)
+        for subscription in self._subscriptions:
+            subscription.put(event)
