@@ -5,13 +5,12 @@ Only `Engine.publish` hands these to `ClusterState.apply`; metrics, logs and das
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from .types import Counters, Decision, Model, Node, Progress, Survey, Task
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Root of all events."""
 
     at: float
@@ -20,38 +19,33 @@ class Event:
 # --- nodes
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAdded(Event):
+class NodeAdded(Event, frozen=True):
     """A node is known from now on; its state is `unknown` until it is looked at."""
 
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class NodeChanged(Event):
+class NodeChanged(Event, frozen=True):
     """Name, priority, slots, drain, key or address of a known node (same id) were changed."""
 
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRemoved(Event):
+class NodeRemoved(Event, frozen=True):
     """The node is forgotten; what runs there goes on to its end."""
 
     node: str
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSurveyed(Event):
+class NodeSurveyed(Event, frozen=True):
     """A look at the node was answered."""
 
     node: str
     survey: Survey
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeFailed(Event):
+class ProbeFailed(Event, frozen=True):
     """A look at the node failed. ``refused``: certain at once (refused, no route); else unanswered in time."""
 
     node: str
@@ -59,8 +53,7 @@ class ProbeFailed(Event):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChanged(Event):
+class HealthChanged(Event, frozen=True):
     """The state of a node changed; published by the engine after the event that caused it."""
 
     node: str
@@ -69,8 +62,7 @@ class HealthChanged(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLearned(Event):
+class ModelLearned(Event, frozen=True):
     """More was found out about one model of a node (`/api/show`)."""
 
     node: str
@@ -80,15 +72,13 @@ class ModelLearned(Event):
 # --- requests
 
 
-@dataclass(frozen=True, slots=True)
-class TaskArrived(Event):
+class TaskArrived(Event, frozen=True):
     """A request was taken in and may have to wait."""
 
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRefused(Event):
+class TaskRefused(Event, frozen=True):
     """A request was turned away before it ran."""
 
     task: Task
@@ -96,32 +86,28 @@ class TaskRefused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskLeft(Event):
+class TaskLeft(Event, frozen=True):
     """A waiting request's client left, or its deadline passed, before it was sent."""
 
     task: Task
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStarted(Event):
+class AttemptStarted(Event, frozen=True):
     """The request goes to a node now. ``progress`` is counted up by the relay and read by the forecast of remaining work."""
 
     decision: Decision
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
-class FirstToken(Event):
+class FirstToken(Event, frozen=True):
     """The first byte of the answer's body came."""
 
     task: Task
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded(Event):
+class AttemptEnded(Event, frozen=True):
     """The attempt is over, however it ended.
 
     ``outcome``: "ok"; "client-error" (the node refused the request itself: passed on, not the node's fault); "busy" (503);
@@ -140,16 +126,14 @@ class AttemptEnded(Event):
     sent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FailureWithdrawn(Event):
+class FailureWithdrawn(Event, frozen=True):
     """Two nodes gave the same 5xx to the same request: the request's fault; the first node's failure is taken back."""
 
     node: str
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEnded(Event):
+class TaskEnded(Event, frozen=True):
     """The request is over for its client. ``status`` is what the client saw; 499 if it left. ``nodes`` in the order tried."""
 
     task: Task
@@ -164,8 +148,7 @@ class TaskEnded(Event):
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Unloaded(Event):
+class Unloaded(Event, frozen=True):
     """A model was unloaded from a node on request (keep_alive 0), or deleted there."""
 
     node: str
@@ -175,11 +158,10 @@ class Unloaded(Event):
 # --- the rest
 
 
-@dataclass(frozen=True, slots=True)
-class Searched(Event):
+class Searched(Event, frozen=True):
     """A round of discovery ended. ``where`` says in plain words what was searched; ``found`` how many nodes answered."""
 
     where: tuple[str, ...]
     found: int
     seconds: float
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()

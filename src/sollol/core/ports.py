@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
 
 from .types import Endpoint, Node, Survey
 
@@ -22,8 +23,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One HTTP request to a node. ``target`` is path and query; Host, Content-Length and Connection are the transport's.
 
     ``upload`` true: the body follows through `Exchange.write` and `Exchange.finish`; ``length`` is its size if known, else
@@ -32,7 +32,7 @@ class Outgoing:
 
     method: str
     target: str
-    headers: Headers = field(default=())
+    headers: Headers = ()
     body: bytes = b""
     upload: bool = False
     length: int | None = None

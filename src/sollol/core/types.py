@@ -1,9 +1,14 @@
-"""The values that everything speaks about: nodes, models, tasks, decisions. Times are seconds, sizes bytes, rates per second."""
+"""The values that everything speaks about: nodes, models, tasks, decisions.
+
+Times are seconds, sizes bytes, rates per second. They are msgspec structs because a request makes a dozen of them: one costs
+about 0.2 µs, where a frozen dataclass costs 1–3 µs. `msgspec.structs.replace` makes a changed copy.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+
+from msgspec import Struct
 
 
 class NodeKind(StrEnum):
@@ -77,8 +82,7 @@ class Origin(StrEnum):
     DEMO = "demo"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where a node listens: scheme, host, port and a base path ("" or "/prefix", no slash at its end)."""
 
     host: str
@@ -98,8 +102,7 @@ class Endpoint:
         return f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """What is configured or found out once about a node; what changes lives in `core.state`.
 
     ``id`` is stable and unique ("host:port" unless two share it). ``priority`` is 1–10, higher preferred, 1 the last resort.
@@ -113,10 +116,13 @@ class Node:
     priority: int = 5
     slots: int | None = None
     memory: int | None = None
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | None = None
     origin: Origin = Origin.STATIC
     emulated: bool = False
     draining: bool = False
+
+    def __repr__(self) -> str:  # the key stays out of logs and tracebacks
+        return f"Node({self.id!r}, {self.kind.value!r}, {self.endpoint.url!r})"
 
     @property
     def label(self) -> str:
@@ -124,8 +130,7 @@ class Node:
         return self.name or self.id
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One model as one node has it. ``name`` is canonical (lower case, with a tag), ``native`` what the node itself calls it.
 
     ``size`` 0 means unknown. ``raw`` is the node's own entry of /api/tags (JSON bytes) where it has one.
@@ -142,9 +147,11 @@ class Model:
     raw: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """One model that is loaded on a node (`/api/ps`). ``expires_in`` is seconds from when it was read; None: never, or unknown."""
+class Resident(Struct, frozen=True):
+    """One model that is loaded on a node (`/api/ps`).
+
+    ``expires_in`` is seconds from when it was read; None: never, or unknown.
+    """
 
     name: str
     size: int = 0
@@ -155,8 +162,7 @@ class Resident:
     raw: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Struct, frozen=True):
     """What one look at a node found. ``slots`` is what the node itself says (llama.cpp), else None."""
 
     kind: NodeKind
@@ -169,8 +175,7 @@ class Survey:
     loading: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """What one scan of the request found. ``boundaries`` are (characters so far, rolling hash so far) after each message.
 
     Only lengths and hashes: the text itself stays in the body. ``images`` counts pictures, which are not counted as text.
@@ -181,8 +186,7 @@ class Prompt:
     boundaries: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Task:
+class Task(Struct, eq=False):
     """One request, from the door to the last byte. Set once at the door; nothing here changes while it waits.
 
     ``model`` is the canonical name. ``max_tokens`` None: not limited. ``deadline`` is on the engine's clock. ``inputs`` is
@@ -217,8 +221,7 @@ class Task:
     hops: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Seconds that `node` would need; each term is kept because the terms are the explanation.
 
     ``total`` is the cost that ranks (section "cost" of `docs/how-it-decides.md`), ``eta`` the expected time to the end of
@@ -248,8 +251,7 @@ class Cost:
         return 100.0 / (1.0 + self.total)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """`task` goes to `node` now. ``ranked`` is best first and starts with the chosen node; ``queued`` is seconds waited."""
 
     task: Task
@@ -263,8 +265,7 @@ class Decision:
         return self.ranked[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """What a reply says about its own work. Durations in seconds; None where the dialect or the engine does not say.
 
     ``cached_tokens`` are prompt tokens that were reused, where the engine reports it.
@@ -280,8 +281,7 @@ class Counters:
     done_reason: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Progress:
+class Progress(Struct, eq=False):
     """How far a running attempt is; the relay counts here, nobody else writes. Times are on the engine's clock."""
 
     tokens: int = 0
