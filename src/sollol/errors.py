@@ -23,7 +23,9 @@
     │   ├── NodeUnreachable             502    refused, no route, or no connection in time
     │   ├── NodeClosed                  502    the connection ended before the reply was complete
     │   ├── NodeBusy                    503    the node itself said 503
+    │   │   └── NodeLoading             503    ... because it loads its model: a state, not a failure
     │   ├── NodeFailed                  502    another 5xx
+    │   │   └── LoadFailed              502    ... because it could not load the model
     │   ├── ModelGone                   404    the catalogue said yes, the node says no
     │   ├── BadReply                    502    broken framing or broken JSON
     │   └── NodeSilent                  504    no progress
@@ -160,6 +162,12 @@ class NodeBusy(NodeError):
     status = 503
 
 
+class NodeLoading(NodeBusy):
+    """The node is up and loads its model."""
+
+    blames_node = False
+
+
 class NodeFailed(NodeError):
     """The node answered another 5xx; ``node_status`` and ``body`` are what it said."""
 
@@ -167,6 +175,10 @@ class NodeFailed(NodeError):
         self.node_status = node_status
         self.body = body
         super().__init__(node, text)
+
+
+class LoadFailed(NodeFailed):
+    """The node could not load the model; counts against this model on this node only."""
 
 
 class ModelGone(NodeError):
