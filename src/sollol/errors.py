@@ -12,6 +12,7 @@
     │   ├── HeadersTooLarge             431
     │   ├── Unauthorized                401
     │   ├── Forbidden                   403
+    │   ├── LoopDetected                508    the request went round through gateways
     │   └── NoNodeForModel              404    (LookupError) no known node has the model, down ones counted
     ├── CannotServe                            a good request that this cluster cannot answer now
     │   ├── NoNodes                     503    no node is known, or none is reachable
@@ -95,6 +96,12 @@ class Forbidden(RequestError):
     """The key, origin or host may not do this."""
 
     status = 403
+
+
+class LoopDetected(RequestError):
+    """The request came back to a gateway that it went through already, or went through too many."""
+
+    status = 508
 
 
 class NoNodeForModel(RequestError, LookupError):
