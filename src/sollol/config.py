@@ -56,7 +56,8 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     draining: bool = False
 
     def __repr__(self) -> str:
-        return f"NodeSettings(url={self.url!r}, name={self.name!r}, priority={self.priority}, slots={self.slots}, kind={self.kind})"
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in SECRETS)
+        return f"NodeSettings({', '.join(shown)})"
 
 
 class Discovery(Struct, frozen=True, forbid_unknown_fields=True):
