@@ -15,12 +15,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sollol.core.ports import Header, Headers, Sink
-from sollol.core.types import Node
 from sollol.errors import Forbidden, LoopDetected, Unauthorized
 from sollol.gateway.http import Handler, Request
 
 MAX_HOPS: Final = 4
 HOPS: Final = b"x-sollol-hops"
+VIA: Final = b"x-sollol-via"
 POWERED_BY: Final[Header] = (b"x-powered-by", b"SOLLOL")
 
 # What a page in a browser may send with a request: Ollama's own list, then ours.
@@ -142,25 +142,26 @@ class Guard:
             return False
         return address.is_loopback or address.is_private or address.is_unspecified
 
-    def onward(self, headers: Headers, node: Node) -> list[Header]:
-        """Headers of a client's request that go on to `node`, with the node's own key and one more hop.
+    def onward(self, headers: Headers) -> tuple[Header, ...]:
+        """Headers of a client's request that go on to a node, with one more hop.
 
-        A client's Authorization goes on only where neither we nor the node have a key: ours must never leave the house.
+        A client's Authorization goes on only where we have no keys: ours must never leave the house. Where the node has a key
+        of its own the transport puts that in its place.
         """
         named = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")}
-        pass_auth = not self.keys and not self.admin_keys and node.api_key is None
+        keyed = bool(self.keys or self.admin_keys)
         kept = [
             (key, value)
             for key, value in headers
             if key not in _KEEP_BACK
             and not key.startswith(b"x-sollol-")
             and key not in named
-            and (key != b"authorization" or pass_auth)
+            and not (keyed and key == b"authorization")
         ]
-        if node.api_key is not None:
-            kept.append((b"authorization", b"Bearer " + node.api_key.encode("latin-1", "replace")))
-        kept.append((HOPS, b", ".join([*hops(headers), self.id.encode()])))
-        return kept
+        count, via = hops(headers)
+        kept.append((HOPS, b"%d" % (count + 1)))
+        kept.append((VIA, b", ".join([*via, self.id.encode()])))
+        return tuple(kept)
 
     def _is_foreign(self, request: Request) -> bool:
         """Ollama's own rule against pages of other sites. With keys on it is not needed: such a page has none."""
@@ -186,10 +187,10 @@ class Guard:
             raise Forbidden("this changes the cluster and needs an admin key")
 
     def _check_loop(self, request: Request) -> None:
-        passed = hops(request.headers)
-        if len(passed) >= MAX_HOPS:
-            raise LoopDetected(f"this request went through {len(passed)} gateways already")
-        if self.id.encode() in passed:
+        count, via = hops(request.headers)
+        if count >= MAX_HOPS:
+            raise LoopDetected(f"this request went through {count} gateways already")
+        if self.id.encode() in via:
             raise LoopDetected("this request came back to a gateway that it went through already")
 
 
@@ -198,15 +199,16 @@ def changes_cluster(method: str, path: str) -> bool:
     return method not in _READS and path not in _USE_PATHS and not path.startswith(_USE_PREFIXES)
 
 
-def hops(headers: Headers) -> list[bytes]:
-    """The gateways that a request went through, oldest first; a bare number stands for that many unnamed ones."""
-    passed: list[bytes] = []
+def hops(headers: Headers) -> tuple[int, list[bytes]]:
+    """How many gateways a request went through, and the ids of the last of them, oldest first."""
+    count = 0
+    via: list[bytes] = []
     for key, value in headers:
-        if key == HOPS:
-            for item in value.split(b","):
-                name = item.strip()
-                passed.extend([b"?"] * min(int(name[:4]), MAX_HOPS) if name.isdigit() else [name] if name else [])
-    return passed[:MAX_HOPS]
+        if key == HOPS and value.isdigit():
+            count = max(count, int(value[:4]))
+        elif key == VIA:
+            via.extend(name.strip() for name in value.split(b",") if name.strip())
+    return max(count, len(via)), via[-MAX_HOPS:]
 
 
 def _key_of(request: Request) -> bytes:
