@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from sollol.config import Config, NodeSettings, default_config_file, default_data_dir
 from sollol.config_values import checked, field_types, shown
+from sollol.core.topology import parse_networks
 from sollol.core.types import NodeKind
 from sollol.errors import ConfigError
 from sollol.wire.address import parse_endpoint, parse_ollama_host
@@ -46,19 +46,6 @@ _OPTIONS: Final = {
     "log.level": "--log-level",
 }
 _SECTIONS: Final = field_types(Config)
-_PRIVATE: Final = tuple(
-    ip_network(n)
-    for n in (
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "169.254.0.0/16",
-        "127.0.0.0/8",
-        "fe80::/10",
-        "fc00::/7",
-        "::1/128",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,15 +291,10 @@ def _node(path: str, table: object, given: _Given, sources: dict[str, str]) -> N
 
 
 def _check_networks(networks: Any, given: _Given) -> None:
-    for text in networks:
-        try:
-            network = ip_network(text, strict=False)
-        except ValueError:
-            raise ConfigError(f'{given.source}: {given.path}: "{text}" is no network; write it as "192.168.1.0/24"') from None
-        if not any(network.version == own.version and network.subnet_of(own) for own in _PRIVATE):  # type: ignore[arg-type]  # same version
-            raise ConfigError(
-                f'{given.source}: {given.path}: "{text}" is not a private network; only private ones are searched'
-            )
+    try:
+        parse_networks(networks)
+    except ConfigError as error:
+        raise ConfigError(f"{given.source}: {given.path}: {error}") from None
 
 
 def _check_keys(keys: Any, given: _Given) -> None:

@@ -125,10 +125,10 @@ def test_ollama_host_adds_to_other_nodes_once():
         ('[gateway]\nuvloop = "maybe"', 'sollol.toml: gateway.uvloop: expected true or false or "auto", got "maybe"'),
         ("[discovery]\nports = 1", "sollol.toml: discovery.ports: expected a list, each an integer from 1 to 65535, got 1"),
         ("[discovery]\nports = [1, 0]", "sollol.toml: discovery.ports[1]: expected an integer from 1 to 65535, got 0"),
-        ('[discovery]\nnetworks = ["8.8.8.0/24"]', '"8.8.8.0/24" is not a private network'),
-        ('[discovery]\nnetworks = ["10.0.0.0/7"]', '"10.0.0.0/7" is not a private network'),
+        ('[discovery]\nnetworks = ["8.8.8.0/24"]', "'8.8.8.0/24' is not a private network"),
+        ('[discovery]\nnetworks = ["10.0.0.0/7"]', "'10.0.0.0/7' is not a private network"),
         ('[discovery]\nnetworks = ["2001:db8::/64"]', "is not a private network"),
-        ('[discovery]\nnetworks = ["home"]', 'discovery.networks: "home" is no network'),
+        ('[discovery]\nnetworks = ["home"]', "discovery.networks: 'home' is no network"),
         ("[[nodes]]\npriority = 5", "sollol.toml: nodes[0]: url is missing"),
         (
             '[[nodes]]\nurl = "a"\n[[nodes]]\nurl = "a"\npriority = 11',
