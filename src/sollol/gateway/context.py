@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sollol.config import Config
+from sollol.drivers.metrics import Metrics
 from sollol.engine.engine import Engine
+from sollol.engine.statistics import Statistics
+from sollol.gateway.blobs import BlobPlaces
+from sollol.gateway.guards import Guard
 
 if TYPE_CHECKING:
     from sollol.engine.admission import Admission
@@ -16,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Gateway:
-    """One running gateway. ``started`` is on the engine's clock; ``address`` is where it listens ("http://host:port")."""
+    """One running gateway. ``started`` is on the engine's clock; ``address`` is where it listens ("http://host:port").
+
+    ``statistics`` and ``metrics`` count only while they listen to the engine.
+    """
 
     config: Config
     engine: Engine
@@ -25,3 +32,7 @@ class Gateway:
     finder: Finder
     started: float
     address: str = ""
+    guard: Guard = field(default_factory=Guard)
+    statistics: Statistics = field(default_factory=Statistics)
+    metrics: Metrics = field(default_factory=Metrics)
+    blobs: BlobPlaces = field(default_factory=BlobPlaces)
