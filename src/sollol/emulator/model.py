@@ -225,8 +225,7 @@ class NodeModel:
         if work.keep_alive is not None and not self.spec.always_resident:
             runner.keep_alive = inf if work.keep_alive < 0 else work.keep_alive
         if work.load_only:
-            self._forget(job)
-            self._out.append(Finished(self._now, job.handle, self._counters(job)))
+            self._finish(job)
             self._settle(runner)
         elif runner.busy < len(runner.slots):
             self._start(job, runner)
