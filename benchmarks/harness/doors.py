@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
@@ -167,10 +167,22 @@ def _sollol(folder: Path, port: int, urls: Sequence[str], slots: int | None, uvl
     program = Path(sys.executable).parent / "sollol"
     if not program.exists():
         raise Unavailable("the command `sollol` is not installed beside this python")
-    environment = {"SOLLOL_DATA_DIR": str(folder / "data"), "SOLLOL_DISCOVERY_NETWORKS": "127.0.0.0/8"}
-    if not uvloop:
-        environment["SOLLOL_UVLOOP"] = "0"
-    return [str(program), "up", "--host", "127.0.0.1", "--port", str(port), "--no-discovery", "--config", str(config)], environment
+    environment = {
+        "SOLLOL_UVLOOP": "1" if uvloop else "0",
+        "SOLLOL_DATA_DIR": str(folder / "data"),
+        "SOLLOL_DISCOVERY_NETWORKS": "127.0.0.0/8",
+    }
+    return [
+        str(program),
+        "up",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-discovery",
+        "--config",
+        str(config),
+    ], environment
 
 
 def _sollol_asyncio(folder: Path, port: int, urls: Sequence[str], slots: int | None) -> Command:
@@ -193,15 +205,21 @@ def _vllm_router(_folder: Path, port: int, urls: Sequence[str], _slots: int | No
 
 def _litellm(folder: Path, port: int, urls: Sequence[str], _slots: int | None) -> Command:
     models = [
-        {"model_name": MODEL, "litellm_params": {"model": f"openai/{MODEL}", "api_base": f"{url}/v1", "api_key": "none"}} for url in urls
+        {"model_name": MODEL, "litellm_params": {"model": f"openai/{MODEL}", "api_base": f"{url}/v1", "api_key": "none"}}
+        for url in urls
     ]
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": models}))  # JSON is YAML
     command = [str(peer("litellm")), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    return command, {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR"}
+    return command, {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback, for the run; keys would cost it time
+    }
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Path, int, Sequence[str], int | None], Command]] = {
     "nginx": _nginx,
     "sollol": _sollol,
     "sollol without uvloop": _sollol_asyncio,

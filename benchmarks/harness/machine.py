@@ -31,7 +31,12 @@ def plan_cores() -> Cores:
     """One core for the front door alone wherever there are two; generator and stub apart where there are three."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) == 1:
-        return Cores(usable[0], usable[0], usable[0], "one core: generator, stub and front door share it, ratios flatter nobody and mean little")
+        return Cores(
+            usable[0],
+            usable[0],
+            usable[0],
+            "one core: generator, stub and front door share it, ratios flatter nobody and mean little",
+        )
     if len(usable) == 2:
         return Cores(usable[0], usable[0], usable[1], "two cores: generator and stub share one, the front door has the other")
     return Cores(usable[0], usable[1], usable[2], "generator, stub and front door have a core each")

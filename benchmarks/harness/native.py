@@ -82,7 +82,7 @@ def load(
     look: Callable[[], dict[str, float]] | None = None,
     **options: float,
 ) -> dict[str, Any]:
-    """One run of the generator. `look` is called as the measured time begins and ends; its differences are added as ``used``."""
+    """One run of the generator. `look` is called as the measured time begins and ends; the differences are ``used``."""
     body = json.dumps(BODY | {"stream": stream}, separators=(",", ":"))
     command = pinned(core, build("load"), "--url", ",".join(urls), "--path", path, "--body", body, "--chunks", str(chunks))
     for name, value in options.items():
