@@ -1,0 +1,363 @@
+"""One look at a request's body: what routing needs, and nothing else. The bytes themselves go on untouched.
+
+Errors are worded as Ollama words them (its recorded replies are the tests); `wire.errors` gives them the shape of the dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sollol.core.ports import Headers
+from sollol.core.types import Dialect, Kind, Prompt
+from sollol.errors import BadRequest, NoNodeForModel
+
+from . import control as controls
+from .bodies import changed, strip_priority, with_model
+from .control import Control
+from .fields import any_value, check_utf8, decode, inputs, keep_alive, none_present, option, present, single, type_of
+from .prompts import NOTHING, Message, count, of_messages, of_texts, starts
+
+__all__ = ["Peek", "changed", "dialect_of", "read", "strip_priority", "with_model"]
+_NO_NEEDS: Final[frozenset[str]] = frozenset()
+_EMBEDDING: Final = frozenset({"embedding"})
+
+
+class Peek(Struct, frozen=True):
+    """What one scan of a body found.
+
+    ``model`` is as the client wrote it. ``priority`` is the header's, else the body's, else None. ``keep_alive`` is in seconds,
+    inf for "for ever", None if absent. ``needs`` is of "tools", "vision", "thinking", "insert", "embedding". ``plain``: text
+    without tools, schema, thinking, images or anything else that forbids resuming or re-assembling. ``load_only``: an empty
+    prompt, which only loads; ``unload``: the same with keep_alive 0. ``inputs`` counts the texts to embed. ``usage`` is true if
+    an OpenAI stream should end with its usage. ``body`` is what to send on: the client's own bytes, except that escaped halves
+    of surrogate pairs are repaired.
+    """
+
+    kind: Kind
+    dialect: Dialect
+    path: str
+    model: str
+    body: bytes
+    stream: bool = True
+    priority: int | None = None
+    control: Control = Control()
+    num_ctx: int | None = None
+    max_tokens: int | None = None
+    keep_alive: float | None = None
+    needs: frozenset[str] = _NO_NEEDS
+    prompt: Prompt = Prompt()
+    inputs: int = 1
+    plain: bool = False
+    load_only: bool = False
+    unload: bool = False
+    usage: bool = False
+
+
+class _Options(Struct):
+    num_ctx: Raw = NOTHING
+    num_predict: Raw = NOTHING
+
+
+_NO_OPTIONS: Final = _Options()
+
+
+class _Ollama(Struct):
+    model: str | None = None
+    stream: bool | None = None
+    priority: Raw = NOTHING
+    options: _Options | None = None
+    keep_alive: Raw = NOTHING
+    think: Raw = NOTHING
+    format: Raw = NOTHING
+    logprobs: Raw = NOTHING
+    debug: Raw = msgspec.field(default=NOTHING, name="_debug_render_only")
+
+
+class _Generate(_Ollama):
+    prompt: Raw = NOTHING
+    system: Raw = NOTHING
+    suffix: Raw = NOTHING
+    images: Raw = NOTHING
+    context: Raw = NOTHING
+    raw: bool | None = None
+
+
+class _Chat(_Ollama):
+    messages: list[Message] | None = None
+    tools: Raw = NOTHING
+
+
+class _Embed(_Ollama):
+    input: Raw = NOTHING
+    prompt: Raw = NOTHING
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _OpenAI(Struct):
+    model: str | None = None
+    stream: bool | None = None
+    priority: Raw = NOTHING
+    stream_options: _StreamOptions | None = None
+    max_tokens: Raw = NOTHING
+    max_completion_tokens: Raw = NOTHING
+    n: Raw = NOTHING
+    logprobs: Raw = NOTHING
+
+
+class _OpenAIChat(_OpenAI):
+    messages: list[Message] | None = None
+    tools: Raw = NOTHING
+    functions: Raw = NOTHING
+    response_format: Raw = NOTHING
+
+
+class _OpenAIText(_OpenAI):
+    prompt: Raw = NOTHING
+    suffix: Raw = NOTHING
+    echo: Raw = NOTHING
+
+
+class _OpenAIEmbed(_OpenAI):
+    input: Raw = NOTHING
+
+
+class _Other(Struct):
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+    priority: Raw = NOTHING
+
+
+def read(path: str, body: bytes, headers: Headers = ()) -> Peek:
+    """Look at a request to `path` (normalised: no doubled or trailing slash). Raises `RequestError` in Ollama's words."""
+    asked = controls.control(headers)
+    if not body.isascii():
+        check_utf8(body)
+    reader = _READERS.get(path, _read_other)
+    return reader(path, body, asked)
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect in which a path is asked and its errors are told."""
+    if not path.startswith("/v1/"):
+        return Dialect.OLLAMA
+    return Dialect.ANTHROPIC if path.startswith("/v1/messages") else Dialect.OPENAI
+
+
+def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
+    seen, body = decode(_generate, body, "GenerateRequest")
+    model = _model(seen.model, known=NoNodeForModel)
+    images = count(seen.images)
+    needs = _ollama_needs(seen, images, NOTHING, seen.suffix)
+    load_only = len(seen.prompt) <= 2 or bytes(seen.prompt) == b"null"
+    lasting = keep_alive(seen.keep_alive)
+    return Peek(
+        Kind.GENERATE,
+        Dialect.OLLAMA,
+        path,
+        model,
+        body,
+        stream=seen.stream is not False,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+        num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
+        max_tokens=option((seen.options or _NO_OPTIONS).num_predict),
+        keep_alive=lasting,
+        needs=needs,
+        prompt=of_texts((seen.system, seen.prompt), images),
+        plain=not (needs or load_only) and none_present(seen.format, seen.logprobs, seen.debug, seen.context),
+        load_only=load_only,
+        unload=load_only and lasting == 0,
+    )
+
+
+def _read_chat(path: str, body: bytes, asked: Control) -> Peek:
+    seen, body = decode(_chat, body, "ChatRequest")
+    model = _model(seen.model)
+    messages = seen.messages or []
+    prompt = of_messages(messages, seen.tools)
+    needs = _ollama_needs(seen, prompt.images, seen.tools, NOTHING)
+    lasting = keep_alive(seen.keep_alive)
+    return Peek(
+        Kind.CHAT,
+        Dialect.OLLAMA,
+        path,
+        model,
+        body,
+        stream=seen.stream is not False,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+        num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
+        max_tokens=option((seen.options or _NO_OPTIONS).num_predict),
+        keep_alive=lasting,
+        needs=needs,
+        prompt=prompt,
+        plain=not needs and bool(messages) and none_present(seen.format, seen.logprobs, seen.debug),
+        load_only=not messages,
+        unload=not messages and lasting == 0,
+    )
+
+
+def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
+    legacy = path == "/api/embeddings"
+    seen, body = decode(_embed, body, "EmbeddingRequest" if legacy else "EmbedRequest")
+    model = _model(seen.model, known=NoNodeForModel)
+    number, prompt = (1, of_texts((seen.prompt,))) if legacy else inputs(seen.input, tokens=False)
+    return Peek(
+        Kind.EMBED,
+        Dialect.OLLAMA,
+        path,
+        model,
+        body,
+        stream=False,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+        num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
+        keep_alive=keep_alive(seen.keep_alive),
+        needs=_EMBEDDING,
+        prompt=prompt,
+        inputs=number,
+    )
+
+
+def _read_openai_chat(path: str, body: bytes, asked: Control) -> Peek:
+    seen, body = decode(_openai_chat, body, "ChatCompletionRequest")
+    if not seen.messages:
+        raise BadRequest("[] is too short - 'messages'")
+    tools = seen.functions if seen.tools is NOTHING else seen.tools
+    prompt = of_messages(seen.messages, tools)
+    needs = set()
+    if present(tools):
+        needs.add("tools")
+    if prompt.images:
+        needs.add("vision")
+    schema = present(seen.response_format) and type_of(seen.response_format) != "text"
+    plain = not (needs or schema) and none_present(seen.logprobs) and single(seen.n)
+    return _openai_peek(seen, path, body, asked, kind=Kind.CHAT, needs=frozenset(needs), prompt=prompt, plain=plain)
+
+
+def _read_openai_text(path: str, body: bytes, asked: Control) -> Peek:
+    seen, body = decode(_openai_text, body, "CompletionRequest")
+    insert = frozenset({"insert"}) if present(seen.suffix) else _NO_NEEDS
+    one = starts(seen.prompt) == b'"'
+    plain = one and not insert and none_present(seen.logprobs, seen.echo) and single(seen.n)
+    prompt = of_texts((seen.prompt,))
+    return _openai_peek(seen, path, body, asked, kind=Kind.GENERATE, needs=insert, prompt=prompt, plain=plain)
+
+
+def _openai_peek(
+    seen: _OpenAI,
+    path: str,
+    body: bytes,
+    asked: Control,
+    *,
+    kind: Kind,
+    needs: frozenset[str],
+    prompt: Prompt,
+    plain: bool,
+) -> Peek:
+    limit = seen.max_tokens if seen.max_completion_tokens is NOTHING else seen.max_completion_tokens
+    return Peek(
+        kind,
+        Dialect.OPENAI,
+        path,
+        _model(seen.model),
+        body,
+        stream=seen.stream is True,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+        max_tokens=option(limit),
+        needs=needs,
+        prompt=prompt,
+        plain=plain,
+        usage=seen.stream_options is not None and seen.stream_options.include_usage is True,
+    )
+
+
+def _read_openai_embed(path: str, body: bytes, asked: Control) -> Peek:
+    seen, body = decode(_openai_embed, body, "EmbedRequest")
+    if not present(seen.input):
+        raise BadRequest("invalid input")
+    model = _model(seen.model)
+    number, prompt = inputs(seen.input, tokens=True)
+    return Peek(
+        Kind.EMBED,
+        Dialect.OPENAI,
+        path,
+        model,
+        body,
+        stream=False,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+        needs=_EMBEDDING,
+        prompt=prompt,
+        inputs=number,
+    )
+
+
+def _read_other(path: str, body: bytes, asked: Control) -> Peek:
+    """Any other path with a JSON body: only its model (or legacy name) and whether it streams."""
+    seen, body = decode(_other, body, "Request", openai=path.startswith("/v1/"))
+    return Peek(
+        Kind.OTHER,
+        dialect_of(path),
+        path,
+        seen.model or seen.name or "",
+        body,
+        stream=seen.stream is True if path.startswith("/v1/") else seen.stream is not False,
+        priority=_priority(asked, seen.priority),
+        control=asked,
+    )
+
+
+_READERS: Final[dict[str, Callable[[str, bytes, Control], Peek]]] = {
+    "/api/generate": _read_generate,
+    "/api/chat": _read_chat,
+    "/api/embed": _read_embed,
+    "/api/embeddings": _read_embed,
+    "/v1/chat/completions": _read_openai_chat,
+    "/v1/completions": _read_openai_text,
+    "/v1/embeddings": _read_openai_embed,
+}
+
+
+def _model(name: str | None, known: type[NoNodeForModel] | None = None) -> str:
+    """The model's name; without one, Ollama says 404 on generate and embed, 400 elsewhere."""
+    if name:
+        return name
+    raise known("") if known else BadRequest("model is required")
+
+
+def _priority(asked: Control, body: Raw) -> int | None:
+    if asked.priority is not None or body is NOTHING:
+        return asked.priority
+    value = any_value(body)
+    return None if value is None else controls.priority(value)
+
+
+def _ollama_needs(seen: _Ollama, images: int, tools: Raw, suffix: Raw) -> frozenset[str]:
+    if not images and tools is NOTHING and suffix is NOTHING and seen.think is NOTHING:
+        return _NO_NEEDS
+    asked = (
+        ("vision", images > 0),
+        ("tools", present(tools)),
+        ("insert", present(suffix)),
+        ("thinking", present(seen.think)),
+    )
+    return frozenset(need for need, wanted in asked if wanted)
+
+
+_generate: Final = msgspec.json.Decoder(_Generate)
+_chat: Final = msgspec.json.Decoder(_Chat)
+_embed: Final = msgspec.json.Decoder(_Embed)
+_openai_chat: Final = msgspec.json.Decoder(_OpenAIChat)
+_openai_text: Final = msgspec.json.Decoder(_OpenAIText)
+_openai_embed: Final = msgspec.json.Decoder(_OpenAIEmbed)
+_other: Final = msgspec.json.Decoder(_Other)
