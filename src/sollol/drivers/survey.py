@@ -1,0 +1,185 @@
+"""Looks at nodes over HTTP: what a node is, which models it has, what is loaded. What to ask is in this file, how to read the
+answers in `sollol.wire.survey`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+import msgspec
+
+from sollol.core.ports import Clock, Outgoing, Transport
+from sollol.core.types import Model, Node, NodeKind, Resident, Survey
+from sollol.drivers.collect import Reply, ask
+from sollol.errors import BadReply, NodeBusy, NodeError, NodeFailed
+from sollol.wire import survey as wire
+
+PROBE_SECONDS = 3.0
+_JSON = ((b"Content-Type", b"application/json"),)
+
+Parsed = TypeVar("Parsed")
+Look = Callable[[Node, "_Heard"], Awaitable[Survey | None]]
+
+
+class _Heard:
+    """What was heard in one look, for the parts of a survey that any reply may tell, and for saying why nothing fitted."""
+
+    def __init__(self) -> None:
+        self.latency: float | None = None
+        self.emulated = False
+        self.powered_by_sollol = False
+        self.last = ""
+        self.locked = False
+        self.failure: NodeError | None = None
+
+    def take(self, node: Node, path: str, reply: Reply) -> None:
+        if self.latency is None:
+            self.latency = reply.seconds
+        self.emulated = self.emulated or bool(reply.header(b"x-sollol-emulated"))
+        self.powered_by_sollol = self.powered_by_sollol or reply.header(b"x-powered-by").upper() == b"SOLLOL"
+        self.last = f"{path} gave {reply.status} {wire.error_text(reply.body)}".rstrip()
+        self.locked = self.locked or reply.status == 401
+        if reply.status == 503:
+            self.failure = NodeBusy(node.id, self.last)
+        elif reply.status >= 500:
+            self.failure = NodeFailed(node.id, self.last, reply.status, reply.body)
+
+    def error(self, node: Node) -> NodeError:
+        if self.locked:
+            return BadReply(node.id, "asks for a key (401): give it as the node's api_key")
+        return self.failure or BadReply(node.id, f"answers, but is no node of a known kind: {self.last}")
+
+
+class HttpSurveyor:
+    """Asks a node over HTTP. Each request has `probe_seconds`; connecting has the transport's own, shorter limit."""
+
+    def __init__(self, transport: Transport, clock: Clock, probe_seconds: float = PROBE_SECONDS) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._seconds = probe_seconds
+
+    async def survey(self, node: Node) -> Survey:
+        """Look at a node. The kind that it is believed to be is asked for first, then the others, cheapest first.
+
+        Raises `NodeError`: the transport's when it cannot be reached, `NodeSilent` when it takes longer than the limit,
+        `NodeBusy` or `NodeFailed` when all it says is 5xx, `BadReply` when what it says cannot be read or is no node's.
+        """
+        looks: tuple[Look, ...] = (self._ollama, self._llamacpp, self._lmstudio, self._openai)
+        first = {
+            NodeKind.LLAMACPP: self._llamacpp,
+            NodeKind.LMSTUDIO: self._lmstudio,
+            NodeKind.VLLM: self._openai,
+            NodeKind.OPENAI: self._openai,
+        }.get(node.kind, self._ollama)
+        heard = _Heard()
+        for look in sorted(looks, key=lambda look: look != first):
+            found = await look(node, heard)
+            if found is not None:
+                return msgspec.structs.replace(found, latency=heard.latency or 0.0, emulated=heard.emulated)
+        raise heard.error(node)
+
+    async def show(self, node: Node, model: Model) -> Model:
+        """`model` with its capabilities, context length and parameters, as Ollama's ``/api/show`` tells them.
+
+        Raises `NodeError`; a node that is not Ollama's kind is not asked and gives `model` back.
+        """
+        if node.kind not in {NodeKind.OLLAMA, NodeKind.SOLLOL}:
+            return model
+        body = msgspec.json.encode({"model": model.native})
+        reply = await ask(self._transport, node, Outgoing("POST", "/api/show", _JSON, body), self._seconds)
+        if reply.status != 200:
+            raise BadReply(node.id, f"/api/show gave {reply.status} {wire.error_text(reply.body)}".rstrip())
+        return _read(node, lambda: wire.parse_show(reply.body, model))
+
+    async def _get(self, node: Node, path: str, heard: _Heard) -> Reply:
+        reply = await ask(self._transport, node, Outgoing("GET", path), self._seconds)
+        heard.take(node, path, reply)
+        return reply
+
+    async def _ollama(self, node: Node, heard: _Heard) -> Survey | None:
+        reply = await self._get(node, "/api/version", heard)
+        if wire.is_loading(reply.status, reply.body):
+            return _loading()
+        version = _maybe(reply, wire.parse_version)
+        if version is None:
+            return None
+        tags = await self._get(node, "/api/tags", heard)
+        models = _read(node, lambda: wire.parse_tags(_ok(node, "/api/tags", tags)))
+        ps = await self._get(node, "/api/ps", heard)
+        resident: tuple[Resident, ...] = ()
+        if ps.status != 404:  # very old versions have no /api/ps
+            resident = _read(node, lambda: wire.parse_ps(_ok(node, "/api/ps", ps), self._wall(ps)))
+        kind = NodeKind.SOLLOL if heard.powered_by_sollol else NodeKind.OLLAMA
+        return Survey(kind, version, 0.0, models, resident)
+
+    async def _llamacpp(self, node: Node, heard: _Heard) -> Survey | None:
+        reply = await self._get(node, "/props", heard)
+        if wire.is_loading(reply.status, reply.body):
+            return _loading()
+        props = _maybe(reply, wire.parse_props)
+        if props is None:
+            return None
+        reply = await self._get(node, "/v1/models", heard)
+        if wire.is_loading(reply.status, reply.body):
+            return _loading()
+        listing = _read(node, lambda: wire.parse_models(_ok(node, "/v1/models", reply), NodeKind.LLAMACPP))
+        resident = tuple(
+            msgspec.structs.replace(loaded, context_length=props.context_length or loaded.context_length)
+            for loaded in listing.resident
+        )
+        return Survey(NodeKind.LLAMACPP, props.build, 0.0, listing.models, resident, slots=props.slots)
+
+    async def _lmstudio(self, node: Node, heard: _Heard) -> Survey | None:
+        listing = _maybe(await self._get(node, "/api/v0/models", heard), wire.parse_lmstudio)
+        return None if listing is None else Survey(listing.kind, "", 0.0, listing.models, listing.resident)
+
+    async def _openai(self, node: Node, heard: _Heard) -> Survey | None:
+        listing = _maybe(await self._get(node, "/v1/models", heard), wire.parse_models)
+        if listing is None:
+            return None
+        version = ""
+        if listing.kind is NodeKind.VLLM:
+            version = _maybe(await self._get(node, "/version", heard), wire.parse_version) or ""
+        return Survey(listing.kind, version, 0.0, listing.models, listing.resident)
+
+    def _wall(self, reply: Reply) -> float:
+        """The node's own clock, as its Date header has it: clocks of machines differ, and `expires_at` is on the node's."""
+        try:
+            return parsedate_to_datetime(reply.header(b"date").decode("latin-1")).timestamp()
+        except ValueError:
+            return self._clock.wall()
+
+
+def _loading() -> Survey:
+    return Survey(NodeKind.LLAMACPP, "", 0.0, (), (), loading=True)
+
+
+def _maybe(reply: Reply, parse: Callable[[bytes], Parsed]) -> Parsed | None:
+    """What a reply says, None where it is not of that kind."""
+    if reply.status != 200:
+        return None
+    try:
+        return parse(reply.body)
+    except ValueError:
+        return None
+
+
+def _ok(node: Node, path: str, reply: Reply) -> bytes:
+    text = f"{path} gave {reply.status} {wire.error_text(reply.body)}".rstrip()
+    if reply.status == 503:
+        raise NodeBusy(node.id, text)
+    if reply.status >= 500:
+        raise NodeFailed(node.id, text, reply.status, reply.body)
+    if reply.status != 200:
+        raise BadReply(node.id, text)
+    return reply.body
+
+
+def _read(node: Node, parse: Callable[[], Parsed]) -> Parsed:
+    """What a reply says, where the node has to be able to say it."""
+    try:
+        return parse()
+    except ValueError as error:
+        raise BadReply(node.id, str(error)) from None
