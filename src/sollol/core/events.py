@@ -114,6 +114,7 @@ class AttemptEnded(Event, frozen=True):
     "failed" (counts against the node); "model-gone"; "load-failed" (counts against node and model); "cancelled" (client gone,
     hedge lost); "withdrawn" (a provisional failure that turned out to be the request's fault). ``sent`` is true when body bytes
     had gone on to the client. ``native`` is true when the counters are Ollama's own (they carry slot and load times).
+    ``unreachable`` is true when a failure was a refused connection or no route: the node is down, without a probe.
     """
 
     task: Task
@@ -124,6 +125,7 @@ class AttemptEnded(Event, frozen=True):
     counters: Counters | None = None
     native: bool = False
     sent: bool = False
+    unreachable: bool = False
 
 
 class FailureWithdrawn(Event, frozen=True):
@@ -153,6 +155,13 @@ class Unloaded(Event, frozen=True):
 
     node: str
     model: str
+
+
+class NodeSlow(Event, frozen=True):
+    """A running request there is ``ratio`` times behind its forecast (`ClusterState.behind`), or was given up as stuck (20)."""
+
+    node: str
+    ratio: float
 
 
 # --- the rest

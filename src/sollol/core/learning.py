@@ -1,0 +1,117 @@
+"""What one finished attempt teaches: rates, contention, slots, load speed, answer lengths, characters per token."""
+
+from __future__ import annotations
+
+from .estimates import IMAGE_TOKENS, Mean, ModelStats, Recent
+from .events import AttemptEnded
+from .node import NodeState, Running
+from .types import Counters, Kind
+
+_OWN_END = frozenset({"", "stop", "end_turn", "tool_calls", "tool_use", "stop_sequence"})
+_NOTHING = Counters()
+
+Answers = Recent[tuple[str, str, str], Mean]
+
+
+def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats, answers: Answers) -> None:
+    """Take in an attempt that ended well. The node's integral of requests must be up to date and the attempt taken off it."""
+    task = run.task
+    if task.load_only or task.kind is Kind.OTHER:
+        _loaded(node, run, event.counters)
+        return
+    counters = event.counters or _NOTHING
+    rates = node.rates_of(task.model)
+    others = crowd(node, run, event.at)
+    prefill, decode = phases(run, counters, event.at)
+    fresh = _uncached(run, counters)
+    factor = 1.0 + rates.contention.a * others
+    if prefill and fresh is not None and fresh >= 16.0:
+        rates.learn_prefill(fresh / prefill * factor, event.at)
+    output = counters.output_tokens if counters.output_tokens is not None else run.progress.tokens
+    if decode and output >= 2:
+        rates.learn_decode(output / decode * factor, event.at)
+        rates.contention.learn(others, decode / output)
+    _lengths(run, counters, stats, answers)
+    _slots(node, run, counters, event, output)
+    _loaded(node, run, counters)
+
+
+def crowd(node: NodeState, run: Running, now: float) -> float:
+    """Mean number of other requests on the node while ``run`` was there."""
+    seconds = now - run.started
+    if seconds <= 0.0:
+        return 0.0
+    return max(0.0, (node.busy_integral - run.integral) / seconds - 1.0)
+
+
+def phases(run: Running, counters: Counters, now: float) -> tuple[float, float]:
+    """Seconds of prefill and of decoding, 0 where they cannot be told apart: from the counters, else from chunk times."""
+    if counters.prefill is not None or counters.decode is not None:
+        return counters.prefill or 0.0, counters.decode or 0.0
+    progress = run.progress
+    waited = run.ready_at > run.started or run.wait > 0.0
+    if progress.first_at is None or progress.last_at is None or progress.tokens < 2:
+        if waited or not counters.output_tokens:
+            return 0.0, 0.0
+        return 0.0, max(0.0, now - run.started - run.prefill)  # one piece: what the prompt should not have taken
+    decode = (progress.last_at - progress.first_at) * progress.tokens / (progress.tokens - 1)
+    return (0.0 if waited else progress.first_at - run.started), decode
+
+
+def _uncached(run: Running, counters: Counters) -> float | None:
+    """Prompt tokens really worked on; None when reuse makes that a guess (some versions count reused tokens, some do not)."""
+    prompt = counters.prompt_tokens
+    if prompt is None:
+        return None
+    if counters.cached_tokens is not None:
+        return float(prompt - counters.cached_tokens)
+    if run.cached > 0.0:
+        expected = run.prompt - run.cached
+        return float(prompt) if prompt <= 1.25 * expected else None
+    return float(prompt)
+
+
+def _lengths(run: Running, counters: Counters, stats: ModelStats, answers: Answers) -> None:
+    task = run.task
+    output = counters.output_tokens
+    if output is not None and counters.done_reason in _OWN_END and task.kind is not Kind.EMBED:
+        stats.answer.learn(output)
+        key = (task.client, task.app, task.model)
+        (answers.get(key) or answers.put(key, Mean())).learn(output)
+    prompt, chars = counters.prompt_tokens, task.prompt.chars
+    if not prompt or run.cached > 0.0:
+        return
+    text = chars / stats.chars_per_token
+    if task.prompt.images:
+        per_image = (prompt - text) / task.prompt.images
+        stats.image_tokens += 0.1 * (min(16 * IMAGE_TOKENS, max(1.0, per_image)) - stats.image_tokens)
+    elif chars >= 200 and prompt >= 16:
+        stats.chars_per_token += 0.1 * (min(12.0, max(0.3, chars / prompt)) - stats.chars_per_token)
+
+
+def _slots(node: NodeState, run: Running, counters: Counters, event: AttemptEnded, output: int) -> None:
+    task = run.task
+    if node.slots.fixed is not None or run.ready_at > run.started or node.serial(task.kind, task.model):
+        return
+    if event.native and counters.total is not None:
+        load = counters.load or 0.0
+        if load > 0.2:
+            return
+        ran = (counters.prefill or 0.0) + (counters.decode or 0.0)
+        node.slots.waited(run.k, max(0.0, counters.total - load - ran), ran)
+        return
+    seconds = event.at - run.started
+    if seconds > 0.0:
+        side_by_side = round(crowd(node, run, event.at)) + 1
+        node.slots.flowed(side_by_side, (output or 1) / seconds)
+
+
+def _loaded(node: NodeState, run: Running, counters: Counters | None) -> None:
+    """Load speed, from the request that began a load on a node with nothing to wait for."""
+    if not run.loads or counters is None or counters.load is None or counters.load <= 0.2:
+        return
+    known = node.models.get(run.task.model)
+    if known is None or not known.size:
+        return
+    sample = known.size / 1e9 / max(counters.load - 1.0, 0.25 * counters.load)
+    node.load_rate = sample if node.load_rate is None else 0.5 * (node.load_rate + sample)
