@@ -112,6 +112,7 @@ class Collect:
     def _finish(self) -> None:
         if not self.done.done():
             self.done.set_result(self.reply)
+        self.on_writable(True)  # whoever still waits for room here waits in vain
 
 
 class Pass(Collect):
