@@ -47,7 +47,8 @@ def life(plan: Plan) -> Row:
     with stub_nodes(2, Shape(), plan.cores.stub) as nodes:
         for _ in range(plan.rounds):
             try:
-                row.rounds.setdefault("sollol", []).append(_one_life(plan, [node.url for node in nodes]))
+                found = _one_life(plan, [node.url for node in nodes])
+                row.rounds.setdefault("sollol", []).append(found)
             except Unavailable as error:
                 row.absent["sollol"] = str(error)
                 break
