@@ -11,12 +11,13 @@ from typing import TypeVar
 import msgspec
 
 from sollol.core.ports import Clock, Outgoing, Transport
-from sollol.core.types import Model, Node, NodeKind, Resident, Survey
+from sollol.core.types import Endpoint, Model, Node, NodeKind, Resident, Survey
 from sollol.drivers.collect import Reply, ask
 from sollol.errors import BadReply, NodeBusy, NodeError, NodeFailed
 from sollol.wire import survey as wire
 
 PROBE_SECONDS = 3.0
+_REMEMBERED = 10_000
 _JSON = ((b"Content-Type", b"application/json"),)
 
 Parsed = TypeVar("Parsed")
@@ -59,6 +60,7 @@ class HttpSurveyor:
         self._transport = transport
         self._clock = clock
         self._seconds = probe_seconds
+        self._kinds: dict[Endpoint, NodeKind] = {}
 
     async def survey(self, node: Node) -> Survey:
         """Look at a node. The kind that it is believed to be is asked for first, then the others, cheapest first.
@@ -72,26 +74,30 @@ class HttpSurveyor:
             NodeKind.LMSTUDIO: self._lmstudio,
             NodeKind.VLLM: self._openai,
             NodeKind.OPENAI: self._openai,
-        }.get(node.kind, self._ollama)
+        }.get(self._kinds.get(node.endpoint) or node.kind, self._ollama)
         heard = _Heard()
         for look in sorted(looks, key=lambda look: look != first):
             found = await look(node, heard)
             if found is not None:
+                self._remember(node, found.kind)
                 return msgspec.structs.replace(found, latency=heard.latency or 0.0, emulated=heard.emulated)
         raise heard.error(node)
 
     async def show(self, node: Node, model: Model) -> Model:
         """`model` with its capabilities, context length and parameters, as Ollama's ``/api/show`` tells them.
 
-        Raises `NodeError`; a node that is not Ollama's kind is not asked and gives `model` back.
+        Raises `NodeError`; only nodes that speak Ollama's protocol can be asked.
         """
-        if node.kind not in {NodeKind.OLLAMA, NodeKind.SOLLOL}:
-            return model
         body = msgspec.json.encode({"model": model.native})
         reply = await ask(self._transport, node, Outgoing("POST", "/api/show", _JSON, body), self._seconds)
         if reply.status != 200:
             raise BadReply(node.id, f"/api/show gave {reply.status} {wire.error_text(reply.body)}".rstrip())
         return _read(node, lambda: wire.parse_show(reply.body, model))
+
+    def _remember(self, node: Node, kind: NodeKind) -> None:
+        if len(self._kinds) >= _REMEMBERED:
+            self._kinds.clear()
+        self._kinds[node.endpoint] = kind
 
     async def _get(self, node: Node, path: str, heard: _Heard) -> Reply:
         reply = await ask(self._transport, node, Outgoing("GET", path), self._seconds)
