@@ -118,6 +118,11 @@ class NodeHealth:
         """Learned share of attempts that fail there, 0–1."""
         return 1.0 - self.success.rate(now)
 
+    @property
+    def looks(self) -> bool:
+        """Whether the node was looked at, well or badly."""
+        return self._looked is not None
+
     def looked(self, now: float) -> None:
         """A look at the node ended, well or badly."""
         self._looked = now

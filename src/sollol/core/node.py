@@ -202,6 +202,18 @@ class NodeState:
         return self.health.state
 
     @property
+    def probe_due(self) -> float:
+        """When the next look is due, on the engine's clock, as things stand; -inf before the first look."""
+        now = self.busy_at
+        return self.health.probe_at(now, self.overdue(now)) if self.health.looks else float("-inf")
+
+    def overdue(self, now: float) -> bool:
+        """Whether a request there should have ended, or begun, long ago."""
+        return any(
+            now - run.started > 3.0 * (run.wait + run.run) + 2.0 and not run.runner.loading for run in self.running.values()
+        )
+
+    @property
     def models(self) -> Mapping[str, Model]:
         """Canonical name -> model, in the order the node lists them."""
         return MappingProxyType(self._models)

@@ -31,7 +31,9 @@ def changed(state: ClusterState, event: ev.NodeChanged) -> None:
         return
     if event.node.slots != node.node.slots:
         node.slots.fixed = event.node.slots
+    before = node.health.state
     node.health.draining = event.node.draining
+    state.note_health(node, before, event.at, "drained" if event.node.draining else "taken back")
     node.node = event.node
     node.version += 1
     state.layout += 1
@@ -72,8 +74,7 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
     take_residents(state, node, survey, event.at)
     node.health.looked(event.at)
     node.health.urgent = survey.loading
-    node.health.on(Signal.SEEN, event.at, state.jitter())
-    node.version += 1
+    signal(state, node, Signal.SEEN, event.at, "answered a look")
 
 
 def take_residents(state: ClusterState, node: NodeState, survey: Survey, at: float) -> None:
@@ -111,16 +112,19 @@ def probe_failed(state: ClusterState, event: ev.ProbeFailed) -> None:
     node.health.last_error = event.text
     moving = any(run.progress.last_at is not None and event.at - run.progress.last_at < 3.0 for run in node.running.values())
     if event.refused or not moving:
-        signal(state, node, Signal.REFUSED if event.refused else Signal.SILENT, event.at)
+        signal(state, node, Signal.REFUSED if event.refused else Signal.SILENT, event.at, event.text)
 
 
-def signal(state: ClusterState, node: NodeState, signal: Signal, at: float) -> None:
+def signal(state: ClusterState, node: NodeState, what: Signal, at: float, reason: str) -> None:
     """Tell the health of ``node``; one that went down forgets what it had loaded, for it may have been restarted."""
-    if node.health.on(signal, at, state.jitter()) and node.health.state is Health.DOWN:
-        for runner in list(node.runners.values()):
-            runner.leaving_for = ""
-            if not runner.running:
-                drop(state, node, runner)
+    before = node.health.state
+    if node.health.on(what, at, state.jitter()):
+        state.note_health(node, before, at, reason)
+        if node.health.state is Health.DOWN:
+            for runner in list(node.runners.values()):
+                runner.leaving_for = ""
+                if not runner.running:
+                    drop(state, node, runner)
     node.version += 1
 
 

@@ -20,7 +20,7 @@ from .mirror import KvSlot, oldest_free
 from .node import NodeState, speed_or
 from .residency import plan
 from .state import ClusterState
-from .types import Cost, Health, Kind, Mode, NodeKind, Task
+from .types import Cost, Health, Kind, Mode, Model, NodeKind, Task
 
 SAME_PERCENT, SAME_SECONDS = 0.10, 0.5
 """Costs within 10 %, or half a second, of the best are equal where nodes have priorities."""
@@ -152,9 +152,16 @@ class Term:
                 if slot is not None and slot.tokens:
                     self.held = state.mirror.alive**2 * slot.tokens * self.per_prompt / (self.slow * self.factor)
                     self.held_at = slot.used
+        self._slots(key, model, now)
+
+    def _slots(self, key: GroupKey, model: str, now: float) -> None:
+        node = self.node
         count = node.at_runner(model)
         window = 1 if node.serial(Kind.EMBED if key[3] else Kind.CHAT, model) else node.slots.window
         self.free = window - count
+        if node.health.at(now) is Health.HALF_OPEN:
+            self.free = min(self.free, 1)
+            self.until = now + _SHORT
         if self.free <= 0:
             self.free = 0
             self._busy(model, window, now)
@@ -229,8 +236,8 @@ def _switching(node: NodeState, model: str) -> str:
 
 
 def cannot(node: NodeState, key: GroupKey) -> str:
-    """Why ``node`` can never serve the group, whatever its health; empty when it can."""
-    model, num_ctx, needs, _ = key
+    """Why ``node`` cannot serve the group, whatever its health; empty when it can."""
+    model = key[0]
     if not model:
         return ""
     known = node.models.get(model)
@@ -238,12 +245,17 @@ def cannot(node: NodeState, key: GroupKey) -> str:
         return "model not there"
     if node.loading:
         return "loading its model"
-    told = known.capabilities and (node.kind is not NodeKind.OLLAMA or model in node.shown)
-    if told and needs and not needs <= known.capabilities:
+    return _unable(node, known, key)
+
+
+def _unable(node: NodeState, known: Model, key: GroupKey) -> str:
+    _, num_ctx, needs, _ = key
+    told = known.capabilities and (node.kind is not NodeKind.OLLAMA or known.name in node.shown)
+    if told and not needs <= known.capabilities:
         return "lacks " + ", ".join(sorted(needs - known.capabilities))
     if num_ctx and known.context_length and num_ctx > known.context_length and node.kind is not NodeKind.OLLAMA:
         return f"context of {known.context_length} tokens"
-    if node.node.memory and node.footprint(model) > node.node.memory:
+    if node.node.memory and node.footprint(known.name) > node.node.memory:
         return "does not fit into its memory"
     return ""
 
@@ -277,6 +289,10 @@ class Load:
             self.prefixes = state.mirror.find(prompt, task.model) or None
         if task.load_only:
             self.prompt = 0.0
+
+    def run(self, term: Term) -> float:
+        """Seconds of work on the node, slowness included, prefixes left out."""
+        return self.prompt * term.per_prompt + self.answer * term.per_answer
 
     def cached(self, node_id: str) -> float:
         """Prompt tokens that the node need not work on again."""

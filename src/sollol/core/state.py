@@ -16,7 +16,7 @@ from .estimates import ANSWER_TOKENS, CHARS_PER_TOKEN, IMAGE_TOKENS, Mean, Model
 from .learning import crowd
 from .mirror import Mirror
 from .node import NodeState, Running
-from .types import Kind, Task
+from .types import Health, Kind, Task
 from .work_events import Settlement
 
 BEHIND = 1.5
@@ -34,6 +34,7 @@ class ClusterState:
         self.jitter = jitter
         self.made = 0
         self.layout = 0
+        self.health_changes: list[ev.HealthChanged] = []
         self.models: Recent[str, ModelStats] = Recent(4096)
         self.answers: Recent[tuple[str, str, str], Mean] = Recent(10_000)
         self.mirror = Mirror()
@@ -53,13 +54,24 @@ class ClusterState:
             ev.AttemptEnded: work_events.ended,
             ev.FailureWithdrawn: work_events.withdrawn,
             ev.Unloaded: work_events.unloaded,
+            ev.TaskEnded: work_events.task_ended,
         }
 
-    def apply(self, event: ev.Event) -> None:
-        """Take one event in; events that change nothing here are ignored."""
+    def apply(self, event: ev.Event) -> list[ev.HealthChanged]:
+        """Take one event in; events that change nothing here are ignored. Returns the changes of health to publish next."""
         handler = self._apply.get(type(event))
         if handler is not None:
             handler(self, event)
+            if self.health_changes:
+                changes, self.health_changes = self.health_changes, []
+                return changes
+        return []
+
+    def note_health(self, node: NodeState, before: Health, at: float, reason: str) -> None:
+        """Called by whatever may have changed the health of a node."""
+        after = node.health.state
+        if after is not before:
+            self.health_changes.append(ev.HealthChanged(at, node.id, before, after, reason))
 
     # --- views
 
@@ -145,15 +157,9 @@ class ClusterState:
                 verdicts.append(ev.NodeSlow(now, node.id, worst))
         return verdicts
 
-    def overdue(self, node: NodeState, now: float) -> bool:
-        """Whether a request there should have ended, or begun, long ago."""
-        return any(
-            now - run.started > 3.0 * (run.wait + run.run) + 2.0 and not run.runner.loading for run in node.running.values()
-        )
-
     def probes_due(self, now: float) -> list[str]:
         """Ids of the nodes to look at now."""
-        return [node.id for node in self.known.values() if node.health.probe_due(now, self.overdue(node, now))]
+        return [node.id for node in self.known.values() if node.health.probe_due(now, node.overdue(now))]
 
     def stats(self, model: str) -> ModelStats:
         """The record of ``model``, made when missing."""

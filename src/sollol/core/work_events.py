@@ -60,7 +60,7 @@ def started(state: ClusterState, event: ev.AttemptStarted) -> None:
     node.attempts += 1
     node.slots.sent(k)
     if node.health.state is Health.OPEN:
-        node.health.on(Signal.DUE, at)
+        signal(state, node, Signal.DUE, at, "lets one request through")
     node.version += 1
 
 
@@ -188,20 +188,22 @@ def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded) -> None:
         known = node.rates.get(model)
         if known is not None:
             known.success.learn(True, at)
-        signal(state, node, Signal.WORKED, at)
+        signal(state, node, Signal.WORKED, at, "answered a request")
     elif outcome in _BAD:
         node.failed += 1
         node.health.last_error = event.text
         node.health.success.learn(False, at)
         if model:
             node.rates_of(model).success.learn(False, at)
-        signal(state, node, Signal.FAILED, at)
+        signal(state, node, Signal.FAILED, at, event.text)
         if event.unreachable:
-            signal(state, node, Signal.REFUSED, at)
+            signal(state, node, Signal.REFUSED, at, event.text)
     elif outcome == "load-failed":
         node.failed += 1
         node.health.last_error = event.text
         node.rates_of(model).success.learn(False, at)
+    elif outcome == "loading":
+        node.loading = node.health.urgent = True
     elif outcome == "model-gone" and node.drop_model(model):
         state.layout += 1
 
@@ -212,7 +214,9 @@ def withdrawn(state: ClusterState, event: ev.FailureWithdrawn) -> None:
     if node is None:
         return
     node.failed = max(0, node.failed - 1)
+    before = node.health.state
     node.health.withdraw(event.at)
+    state.note_health(node, before, event.at, "the failure was the request's own fault")
     known = node.rates.get(event.task.model)
     if known is not None:
         known.success.withdraw(event.at)
@@ -238,3 +242,8 @@ def _foreseen(decision: Decision, runner: Runner, progress: Progress, at: float)
     run.wait, run.prefill, run.decode = cost.wait, cost.prefill, cost.decode
     run.prompt, run.cached, run.out = cost.prompt_tokens, cost.cached_tokens, cost.out_tokens
     return run
+
+
+def task_ended(state: ClusterState, event: ev.TaskEnded) -> None:
+    """Nothing more will come of the request: its place in the queue can be forgotten."""
+    state.settled.append(Settlement(event.task, 0.0, 0.0, True))

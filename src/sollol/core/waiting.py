@@ -1,0 +1,170 @@
+"""Requests that wait, in groups that are alike to every node; each group is sorted by order and knows its least tag."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from .node import NodeState
+from .routing import GroupKey, Load, Term
+from .state import ClusterState
+from .types import NodeKind, Task
+
+_REFRESH = 1.0
+_UNIT_PROMPT, _UNIT_ANSWER = 200.0, 200.0
+
+
+class Waiting:
+    """One request in the queue. ``order`` sorts (smaller first); a moved request keeps ``tag`` and ``order``."""
+
+    __slots__ = (
+        "attempt",
+        "exclude",
+        "excluded_at",
+        "group",
+        "key",
+        "load",
+        "load_at",
+        "order",
+        "queued",
+        "since",
+        "stuck_since",
+        "tag",
+        "task",
+        "work",
+    )
+
+    def __init__(self, task: Task, group: Group, tag: float, order: float, number: int, since: float, work: float) -> None:
+        self.task = task
+        self.group = group
+        self.tag = tag
+        self.order = order
+        self.key = (order, number)
+        self.since = since
+        self.work = work
+        self.attempt = 1
+        self.exclude: frozenset[str] = frozenset()
+        self.excluded_at = 0.0
+        self.load: Load | None = None
+        self.load_at = 0.0
+        self.queued = False
+        self.stuck_since: float | None = None
+
+    def __lt__(self, other: Waiting) -> bool:
+        return self.key < other.key
+
+    def size(self, state: ClusterState, now: float) -> Load:
+        """The size of the request as estimates stand; looked at anew after a second, or when a prefix may have moved."""
+        load = self.load
+        if load is None or now - self.load_at > _REFRESH or (self.task.prompt.boundaries and now > self.load_at):
+            load = self.load = Load(self.task, state)
+            self.load_at = now
+        return load
+
+    def avoids(self, node: NodeState) -> bool:
+        """Whether the request may not go to ``node``: pinned elsewhere, or failed there and the node was not down since."""
+        pin = self.task.pin
+        if pin is not None and pin not in (node.id, node.node.name):
+            return True
+        return node.id in self.exclude and node.health.returned_at <= self.excluded_at
+
+
+class Group:
+    """Requests with one key, and what each node that could ever serve them offers.
+
+    ``open`` are the terms of nodes that can take requests now, ``free`` how many slots they have free together;
+    ``ranked``: nodes differ in priority; ``limited``: some have a context that a prompt may not fit; ``usable``: some node is.
+    """
+
+    __slots__ = (
+        "_fresh_at",
+        "_layout",
+        "_tags",
+        "by_node",
+        "free",
+        "key",
+        "limited",
+        "open",
+        "ranked",
+        "slots",
+        "terms",
+        "unit",
+        "usable",
+        "waiting",
+    )
+
+    def __init__(self, key: GroupKey) -> None:
+        self.key = key
+        self.terms: list[Term] = []
+        self.by_node: dict[str, Term] = {}
+        self.open: list[Term] = []
+        self.free = 0
+        self.waiting: list[Waiting] = []
+        self._tags: list[float] = []
+        self._layout = -1
+        self._fresh_at = -1.0
+        self.slots = 1
+        self.unit = (0.0, 0.0)
+        self.usable = False
+        self.ranked = False
+        self.limited = False
+
+    def add(self, entry: Waiting) -> None:
+        """Put a request in its place."""
+        entry.queued = True
+        insort(self.waiting, entry)
+        insort(self._tags, entry.tag)
+
+    def remove(self, entry: Waiting) -> None:
+        """Take a waiting request out; it must be in."""
+        del self.waiting[bisect_left(self.waiting, entry)]
+        del self._tags[bisect_left(self._tags, entry.tag)]
+
+    @property
+    def least_tag(self) -> float:
+        return self._tags[0] if self._tags else float("inf")
+
+    def refresh(self, state: ClusterState, now: float) -> None:
+        """Bring terms up to ``now``: only those of nodes that an event touched, or whose time is up, are worked out anew."""
+        if self._layout != state.layout:
+            self._rebuild(state)
+        key = self.key
+        changed = False
+        for term in self.terms:
+            if term.version != term.node.version or term.until <= now:
+                was, unusable = term.blocked, term.unusable
+                term.renew(key, state, now)
+                changed = changed or bool(was) != bool(term.blocked) or unusable != term.unusable
+        if changed or self._layout != state.layout:
+            self.open = [term for term in self.terms if not term.blocked]
+            self.usable = any(not term.unusable for term in self.terms)
+            self._layout = state.layout
+
+    def count_free(self) -> int:
+        """Free slots of all open nodes together, as of the last `refresh` and what was handed out since."""
+        self.free = sum([term.free for term in self.open])
+        return self.free
+
+    def restore(self) -> None:
+        """Forget reservations of the last round."""
+        for term in self.terms:
+            term.frees = term.pristine
+
+    def work(self, load: Load, now: float) -> float:
+        """Seconds of the whole cluster that a request of this size takes: the least run over nodes ÷ (0.6 × slots)."""
+        if now - self._fresh_at >= _REFRESH or self._fresh_at < 0.0:
+            self._fresh_at = now
+            terms = self.open or [term for term in self.terms if term.per_answer]
+            fastest = min(terms, key=lambda term: _UNIT_PROMPT * term.per_prompt + _UNIT_ANSWER * term.per_answer, default=None)
+            self.unit = (fastest.per_prompt, fastest.per_answer) if fastest is not None else (0.001, 0.025)
+            self.slots = max(1, sum(term.node.slots.count for term in terms))
+        return (load.prompt * self.unit[0] + load.answer * self.unit[1]) / (0.6 * self.slots)
+
+    def _rebuild(self, state: ClusterState) -> None:
+        model = self.key[0]
+        self.terms = [Term(node) for node in state.known.values() if not model or model in node.models]
+        self.ranked = len({term.node.node.priority for term in self.terms}) > 1 or any(
+            term.node.node.priority == 1 for term in self.terms
+        )
+        self.limited = any(term.node.kind is not NodeKind.OLLAMA for term in self.terms)
+        self.by_node = {term.node_id: term for term in self.terms}
+        self._fresh_at = -1.0
