@@ -78,7 +78,8 @@ class NodeSpec:
 
     ``slots`` is how many requests one chat model runs at once, ``contention`` the share by which each further running
     request slows all of them, ``max_queue`` how many requests may wait for a model to be loaded, ``context`` the context
-    of a request that names none. ``fixed_delay`` replaces the rates: every request takes exactly that long.
+    of a request that names none. ``fixed_delay`` replaces the rates: every request takes exactly that long. ``load_gbps`` and ``pull_gbps``: gigabytes
+    per second from the disk and from the registry.
     """
 
     name: str = "node"
@@ -97,6 +98,7 @@ class NodeSpec:
     version: str = "0.33.0"
     models: tuple[ModelSpec, ...] = field(default=(ModelSpec("llama3.1:8b"),))
     fixed_delay: float | None = None
+    pull_gbps: float = 4.0
 
     def faster(self, factor: float) -> NodeSpec:
         """The same node with everything `factor` times as fast (loads included, apart from their fixed second)."""
