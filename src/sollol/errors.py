@@ -8,6 +8,7 @@
     ├── RequestError                           the request itself cannot be served
     │   ├── BadRequest                  400    malformed JSON, wrong type, missing field
     │   ├── Unsupported                 501    nothing here can do that
+    │   ├── RequestTimeout              408    headers or body came too slowly
     │   ├── BodyTooLarge                413
     │   ├── HeadersTooLarge             431
     │   ├── Unauthorized                401
@@ -72,6 +73,12 @@ class Unsupported(RequestError):
     """Nothing in this cluster can do what was asked."""
 
     status = 501
+
+
+class RequestTimeout(RequestError):
+    """The headers, or the next byte of the body, did not come in time."""
+
+    status = 408
 
 
 class BodyTooLarge(RequestError):

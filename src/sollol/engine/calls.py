@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sollol.core.ports import Exchange, Headers, Outgoing, Transport
 from sollol.core.types import Node
-from sollol.errors import BadReply, NodeError, NodeSilent
+from sollol.errors import BadReply, NodeSilent
 
 _HIGH, _LOW = 262_144, 65_536
 
@@ -63,7 +63,12 @@ class _Collector:
 
 
 async def call(
-    transport: Transport, node: Node, request: Outgoing, *, limit: int = 8_388_608, timeout: float | None = None
+    transport: Transport,
+    node: Node,
+    request: Outgoing,
+    *,
+    limit: int = 8_388_608,
+    timeout: float | None = None,  # noqa: ASYNC109 - it ends in an error of ours that names the node
 ) -> Reply:
     """The whole reply, whatever its status.
 
@@ -163,6 +168,3 @@ async def stream(transport: Transport, node: Node, request: Outgoing) -> AsyncIt
         yield reply
     finally:
         exchange.close()
-
-
-__all__ = ["NodeError", "Reply", "Stream", "call", "stream"]

@@ -1,0 +1,151 @@
+"""Listens for clients: `serve` opens the sockets, `Serving` is what all their connections share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from sollol.errors import PortTaken
+
+from .door import Door
+from .http import App
+
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))  # a client without power is noticed in 60 s
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """Limits of every connection; times in seconds, all positive.
+
+    ``header_bytes``: request line and headers, and trailers. ``header_seconds``: from the first byte of a request to the end
+    of its headers, and from connecting to the first byte. ``body_seconds``: between two pieces of a body. ``idle_seconds``:
+    between two requests. ``linger_seconds``: how long unread input is thrown away after a refusal. ``connections``: above it
+    new ones are answered with 503.
+    """
+
+    header_bytes: int = 65_536
+    header_seconds: float = 30.0
+    body_seconds: float = 60.0
+    idle_seconds: float = 75.0
+    linger_seconds: float = 2.0
+    connections: int = 10_000
+
+
+class Serving:
+    """Open sockets and the connections made through them. Made by `serve`."""
+
+    def __init__(self, app: App, limits: DoorLimits) -> None:
+        self.app = app
+        self.tick = 0
+        self.date = b""
+        self.closing = False
+        self.header_limit = limits.header_bytes
+        times = (limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.linger_seconds)
+        self._interval = max(0.01, min(1.0, *(seconds / 4 for seconds in times)))
+        ticks = [math.ceil(seconds / self._interval) + 1 for seconds in times]
+        self.header_ticks, self.body_ticks, self.idle_ticks, self.linger_ticks = ticks
+        self._connections = limits.connections
+        self._doors: set[Door] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens: (address, port), in the order of the sockets."""
+        sockets = self._server.sockets if self._server is not None else ()
+        return [sock.getsockname()[:2] for sock in sockets]
+
+    @property
+    def connections(self) -> int:
+        """Clients' connections now."""
+        return len(self._doors)
+
+    async def listen(self, host: str | Sequence[str] | None, port: int, backlog: int) -> None:
+        """Open the sockets. Raises `PortTaken`; other OSErrors (no such address) as they are."""
+        try:
+            self._server = await self._loop.create_server(self._door, host, port, backlog=backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PortTaken(
+                f"port {port} is in use by another program (an Ollama, or another gateway?); "
+                "stop that one, or choose another port with --port"
+            ) from error
+        for sock in self._server.sockets:  # what is accepted inherits these
+            with contextlib.suppress(OSError, AttributeError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, seconds in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+        self._sweep()
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop accepting; idle connections close now, busy ones get `grace` seconds, then they are broken."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for door in tuple(self._doors):
+            door.close_when_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._empty.wait()
+        tasks = [door.current.task for door in self._doors if door.current is not None and door.current.task is not None]
+        for door in tuple(self._doors):
+            door.transport.abort()
+        await self._empty.wait()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    # what connections ask
+
+    def enter(self, door: Door) -> int:
+        """A connection was made."""
+        self._doors.add(door)
+        self._empty.clear()
+        return len(self._doors) - self._connections
+
+    def leave(self, door: Door) -> None:
+        """A connection was lost."""
+        self._doors.discard(door)
+        if not self._doors:
+            self._empty.set()
+
+    def _door(self) -> Door:
+        return Door(self, self._loop)
+
+    def _sweep(self) -> None:
+        """One timer for the time limits of all connections, and for the Date header."""
+        self.tick = tick = self.tick + 1
+        self.date = b"Date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        for door in [door for door in self._doors if door.expires <= tick]:
+            door.expire()
+        self._timer = self._loop.call_later(self._interval, self._sweep)
+
+
+async def serve(
+    app: App,
+    host: str | Sequence[str] | None,
+    port: int,
+    *,
+    limits: DoorLimits | None = None,
+    backlog: int = 4096,
+) -> Serving:
+    """Answer HTTP on `host` (None: every address) and `port` (0: a free one). Raises `PortTaken`."""
+    serving = Serving(app, limits or DoorLimits())
+    await serving.listen(host, port, backlog)
+    return serving
+
+
+__all__ = ["Door", "DoorLimits", "Serving", "serve"]
