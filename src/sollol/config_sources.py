@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ SHORT_NAMES: Final = {
     "SOLLOL_DATA_DIR": "data_dir",
 }
 # Read by the commands, not settings of the gateway.
-_NOT_SETTINGS: Final = frozenset({"SOLLOL_CONFIG", "SOLLOL_URL", "SOLLOL_ADMIN_KEY"})
+_NOT_SETTINGS: Final = frozenset({"SOLLOL_CONFIG", "SOLLOL_URL", "SOLLOL_ADMIN_KEY", "SOLLOL_API_KEY"})
 _OPTIONS: Final = {
     "gateway.host": "--host",
     "gateway.port": "--port",
@@ -59,10 +59,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """How the commands reach a running gateway: its URL, and the key for what changes the cluster."""
+    """How the commands reach a running gateway: its URL, and the key they send (SOLLOL_ADMIN_KEY, else SOLLOL_API_KEY)."""
 
     url: str
-    admin_key: str | None
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def client(*, url: str | None = None, file: str | Path | None = None, environ: M
         found = parse_endpoint(address).url
     except ConfigError as error:
         raise ConfigError(f"{'--url' if url else 'SOLLOL_URL'}: {error}") from None
-    return Client(found, env.get("SOLLOL_ADMIN_KEY", "").strip() or None)
+    return Client(found, env.get("SOLLOL_ADMIN_KEY", "").strip() or env.get("SOLLOL_API_KEY", "").strip() or None)
 
 
 def leaves(config: Config) -> Iterator[tuple[str, object]]:

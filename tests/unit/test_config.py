@@ -294,8 +294,10 @@ def test_where_commands_find_the_gateway(url, variables, found):
 
 
 def test_the_commands_key_and_a_bad_url():
-    assert client(environ=env(SOLLOL_ADMIN_KEY=" k ")).admin_key == "k"
-    assert client(environ=env()).admin_key is None
+    assert client(environ=env(SOLLOL_ADMIN_KEY=" k ", SOLLOL_API_KEY="other")).key == "k"
+    assert client(environ=env(SOLLOL_API_KEY="other")).key == "other"
+    assert client(environ=env()).key is None
+    assert "k9" not in repr(client(environ=env(SOLLOL_ADMIN_KEY="k9")))
     with pytest.raises(ConfigError, match="--url: "):
         client(url="ftp://x", environ=env())
     with pytest.raises(ConfigError, match="SOLLOL_URL: "):

@@ -1,0 +1,86 @@
+"""`sollol down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import psutil
+
+from sollol.cli.client import GatewayClient, NothingRuns
+from sollol.config_sources import Client, client, load
+from sollol.errors import SollolError
+
+WAIT_SECONDS: Final = 10.0
+
+
+@click.command()
+@click.option(
+    "--url", metavar="URL", help="Which gateway to stop. Default: SOLLOL_URL, else the one that `sollol up` recorded."
+)
+def down(url: str | None) -> None:
+    """Stop the gateway that `sollol up` started on this machine. Running answers may finish."""
+    folder = load().config.data_dir
+    where, pid = _find(folder, client(url=url), asked=bool(url))
+    process = _process(pid)
+    os.kill(pid, signal.SIGTERM)  # on Windows this is TerminateProcess: running answers are cut off there
+    try:
+        process.wait(WAIT_SECONDS)
+    except psutil.TimeoutExpired:
+        raise SollolError(
+            f"The gateway at {where.url} (process {pid}) is still finishing after {WAIT_SECONDS:.0f} s."
+        ) from None
+    click.echo(f"stopped the gateway at {where.url} (process {pid})")
+
+
+def _find(folder: Path, where: Client, *, asked: bool) -> tuple[Client, int]:
+    """Where the gateway answers, and its process; the record and the gateway itself have to agree."""
+    records = _records(folder)
+    if not asked and where.url not in {record["url"] for record in records}:
+        # it was started on another port than the configured one; if there is just one such, that is meant
+        alive = [record for record in records if _answers(Client(record["url"], where.key)) == record["pid"]]
+        if len(alive) > 1:
+            raise SollolError(
+                "Several gateways run: " + ", ".join(record["url"] for record in alive) + ". Name one with --url."
+            )
+        if alive:
+            return Client(alive[0]["url"], where.key), alive[0]["pid"]
+    pid = GatewayClient(where).health(5.0).get("pid")
+    if not any(record["pid"] == pid for record in records):
+        raise SollolError(
+            f"The gateway at {where.url} was not started by `sollol up` on this machine with this data folder ({folder}): "
+            "stop it where it was started."
+        )
+    assert isinstance(pid, int)
+    return where, pid
+
+
+def _answers(where: Client) -> int | None:
+    try:
+        pid = GatewayClient(where).health(5.0).get("pid")
+    except SollolError:
+        return None
+    return pid if isinstance(pid, int) else None
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(folder.glob("gateway-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("url"), str) and isinstance(record.get("pid"), int):
+            found.append(record)
+    return found
+
+
+def _process(pid: int) -> psutil.Process:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        raise NothingRuns(f"process {pid}") from None

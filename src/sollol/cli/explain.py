@@ -1,0 +1,64 @@
+"""`sollol explain`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from sollol.cli.client import GatewayClient
+from sollol.cli.options import json_option, print_json, print_table, seconds, url_option
+from sollol.core.types import Mode
+
+CHARS_PER_TOKEN: Final = 3.7  # of English prose; the gateway itself learns it for each model
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt-tokens", type=click.IntRange(0, 10_000_000), metavar="N", help="Length of the prompt.")
+@click.option("--prompt", metavar="TEXT", help="The prompt itself; only its length is sent.")
+@click.option("--priority", type=click.IntRange(1, 10), help="Priority of the request. Default: 5.")
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="How the terms are weighed.")
+@url_option
+@json_option
+def explain(
+    model: str,
+    prompt_tokens: int | None,
+    prompt: str | None,
+    priority: int | None,
+    mode: str | None,
+    gateway: GatewayClient,
+    as_json: bool,
+) -> None:
+    """Show where a request for MODEL would go now, and what it would cost on each node, in seconds. Nothing is sent to a node."""
+    if prompt is not None:
+        if prompt_tokens is not None:
+            raise click.UsageError("Give --prompt or --prompt-tokens, not both.")
+        prompt_tokens = max(1, round(len(prompt) / CHARS_PER_TOKEN))
+    found = gateway.get("/api/routing/explain", model=model, prompt_tokens=prompt_tokens, priority=priority, mode=mode)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['model']}: {found['chosen'] or 'no node'}")
+    click.echo(f"  {found['reason']}")
+    click.echo()
+    titles = ("NODE", "STATE", "WAIT", "LOAD", "PREFILL", "DECODE", "EVICT", "LOST", "SUCCESS", "COST", "ETA", "SCORE", "NOTE")
+    print_table(titles, [_row(node) for node in found["nodes"]])
+
+
+def _row(node: dict[str, Any]) -> tuple[object, ...]:
+    name = node.get("name") or node["node"]
+    if node.get("blocked"):
+        return (name, node.get("state"), *[None] * 10, node["blocked"])
+    terms = [seconds(node.get(term)) for term in ("wait", "load", "prefill", "decode", "evict", "lost")]
+    success = node.get("success")
+    return (
+        name,
+        node.get("state"),
+        *terms,
+        None if success is None else f"{100 * success:.0f} %",
+        seconds(node.get("cost")),
+        seconds(node.get("eta")),
+        None if node.get("score") is None else f"{node['score']:.1f}",
+        "free now" if node.get("free") else "busy",
+    )
