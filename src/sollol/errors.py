@@ -13,6 +13,7 @@
     │   ├── HeadersTooLarge             431
     │   ├── Unauthorized                401
     │   ├── Forbidden                   403
+    │   ├── Conflict                    409    what was asked for exists already
     │   ├── LoopDetected                508    the request went round through gateways
     │   └── NoNodeForModel              404    (LookupError) no known node has the model, down ones counted
     ├── CannotServe                            a good request that this cluster cannot answer now
@@ -103,6 +104,12 @@ class Forbidden(RequestError):
     """The key, origin or host may not do this."""
 
     status = 403
+
+
+class Conflict(RequestError):
+    """What was asked for exists already; the text says as what."""
+
+    status = 409
 
 
 class LoopDetected(RequestError):

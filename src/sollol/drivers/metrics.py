@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,33 +23,25 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
-class Gauges:
-    """What is read when somebody asks, not counted: (name, help, labels, () -> (label values, value)...)."""
+class Gauge(Struct, frozen=True):
+    """A figure that is read when somebody asks, not counted: for each set of label values one value."""
 
-    def __init__(self) -> None:
-        self._read: list[tuple[str, str, tuple[str, ...], Callable[[], Iterable[tuple[tuple[str, ...], float]]]]] = []
-
-    def add(
-        self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[tuple[tuple[str, ...], float]]]
-    ) -> None:
-        """Show what `read` returns under `name` from now on."""
-        self._read.append((name, text, labels, read))
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry."""
-        for name, text, labels, read in self._read:
-            family = GaugeMetricFamily(name, text, labels=labels)
-            for values, value in read():
-                family.add_metric(values, value)
-            yield family
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    values: Sequence[tuple[tuple[str, ...], float]]
 
 
-class _GaugeCollector(Collector):
-    def __init__(self, gauges: Gauges) -> None:
+class _Gauges(Collector):
+    def __init__(self, gauges: Sequence[Gauge]) -> None:
         self._gauges = gauges
 
     def collect(self) -> Iterable[Metric]:
-        return self._gauges.collect()
+        for gauge in self._gauges:
+            family = GaugeMetricFamily(gauge.name, gauge.text, labels=gauge.labels)
+            for values, value in gauge.values:
+                family.add_metric(values, value)
+            yield family
 
 
 class _Host:
@@ -81,8 +74,6 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry(auto_describe=False)
         self._registry = registry
-        self.gauges = Gauges()
-        registry.register(_GaugeCollector(self.gauges))
         self._requests = Counter("sollol_requests", "Finished requests", ("host", "model"), registry=registry)
         self._failures = Counter("sollol_failures", "Requests that failed for their client", ("status",), registry=registry)
         self._attempts = Counter("sollol_attempts", "Attempts on nodes", ("host", "outcome"), registry=registry)
@@ -98,9 +89,11 @@ class Metrics:
         self._pairs: dict[tuple[str, str], _HostModel] = {}
         self._models: set[str] = set()
 
-    def page(self) -> bytes:
-        """The metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+    def page(self, gauges: Sequence[Gauge] = ()) -> bytes:
+        """The metrics, and the gauges as they stand now, in Prometheus's text format."""
+        now = CollectorRegistry()
+        now.register(_Gauges(gauges))
+        return generate_latest(self._registry) + generate_latest(now)
 
     def on_event(self, event: Event) -> None:
         """Count one event; quick, and never fails."""

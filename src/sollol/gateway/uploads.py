@@ -48,7 +48,7 @@ async def head_blob(gateway: Gateway, request: Request, sink: Sink) -> None:
             break
     found = [reply for reply in replies if reply.ok]
     if found and (not home or len(found) == len(home)):
-        gateway.blobs.put(digest, [reply.node.id for reply in found], client_of(request), gateway.engine.clock.now())
+        gateway.blobs.put(digest, [reply.node.id for reply in found], request.client, gateway.engine.clock.now())
         sink.head(200, ())
         sink.end()
         return
@@ -68,7 +68,7 @@ async def post_blob(gateway: Gateway, request: Request, sink: Sink) -> None:
     replies = await _Upload(gateway, request, nodes).run(sink)
     good = [reply for reply in replies if reply.ok]
     if good:
-        gateway.blobs.put(digest, [reply.node.id for reply in good], client_of(request), gateway.engine.clock.now())
+        gateway.blobs.put(digest, [reply.node.id for reply in good], request.client, gateway.engine.clock.now())
     if len(good) == len(replies):
         sink.head(max(reply.status for reply in good), (), length=0)
         sink.end()
@@ -148,12 +148,6 @@ class _Room:
             self._room.set()
 
 
-def client_of(request: Request) -> str:
-    """Who uploads: the peer's address, without its port."""
-    host, colon, port = request.client.rpartition(":")
-    return host if colon and port.isdigit() else request.client
-
-
 def _digest(request: Request) -> str:
     digest = request.path.removeprefix(_PREFIX)
     if not is_digest(digest):
@@ -168,6 +162,6 @@ def _wished(gateway: Gateway, request: Request) -> list[NodeState]:
 
 def _home(gateway: Gateway, request: Request, up: Sequence[NodeState]) -> list[NodeState]:
     """Where this client's blobs went before; empty once one of these nodes cannot be reached."""
-    ids = gateway.blobs.home(client_of(request), gateway.engine.clock.now())
+    ids = gateway.blobs.home(request.client, gateway.engine.clock.now())
     nodes = [node for node in up if node.id in ids]
     return nodes if len(nodes) == len(ids) else []
