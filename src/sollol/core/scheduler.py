@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ..errors import BadRequest, DeadlineExceeded, NoNodeForModel, NoNodes, SollolError, Unsupported
+from ..errors import DeadlineExceeded, NoNodes, SollolError
+from . import prospects
 from .estimates import Recent
 from .fairness import Tags
-from .node import NodeState
 from .routing import Load, Term, best, cannot, choose, explained, group_key, too_long, weight
 from .state import ClusterState
 from .types import Cost, Decision, Health, Mode, Task
-from .waiting import Group, Waiting
+from .waiting import Group, Place, Waiting
 
 LOOKED_AT = 48
 """Requests that one round looks at."""
@@ -35,37 +35,34 @@ _GROUPS = 256
 _PLACES = 65_536
 
 
-class _Place(Struct):
-    """What a sent request keeps for the case that it has to move."""
+class Limits(Struct, frozen=True):
+    """What may wait: ``waiting`` new requests with ``body_bytes`` of bodies together (moved ones are not counted).
 
-    tag: float
-    order: float
-    number: int
-    work: float
-    attempt: int
+    One level of priority is worth ``priority_step_seconds`` of work. A request waits ``no_node_seconds`` while no node that
+    could serve it is usable.
+    """
+
+    waiting: int = 1_000
+    priority_step_seconds: float = 30.0
+    no_node_seconds: float = 10.0
+    body_bytes: int = 1 << 30
 
 
 class Scheduler:
-    """Requests that wait and the decisions about them. ``limit`` counts new requests, not moved ones.
+    """Requests that wait and the decisions about them."""
 
-    ``priority_step`` is how many seconds of work one level of priority is worth; ``no_node_seconds`` how long a request
-    waits while no node that could serve it is usable.
-    """
-
-    def __init__(
-        self, state: ClusterState, limit: int = 1_000, priority_step: float = 30.0, no_node_seconds: float = 10.0
-    ) -> None:
+    def __init__(self, state: ClusterState, limits: Limits | None = None) -> None:
         self._state = state
-        self._limit = limit
-        self._step = priority_step
-        self._no_node_seconds = no_node_seconds
+        self._limits = limits or Limits()
+        self._step = self._limits.priority_step_seconds
         self._tags = Tags()
         self._groups: dict[object, Group] = {}
         self._active: dict[object, Group] = {}
         self._entries: dict[int, Waiting] = {}
-        self._places: Recent[int, _Place] = Recent(_PLACES)
+        self._places: Recent[int, Place] = Recent(_PLACES)
         self._fresh: Waiting | None = None
         self._moved = 0
+        self._bytes = 0
         self._number = 0
         self._cut = False
 
@@ -92,14 +89,16 @@ class Scheduler:
         work = group.work(load, now)
         tag = self._tags.start(task.client, task.priority, work)
         self._number += 1
-        entry = Waiting(task, group, tag, tag - self._step * task.priority, self._number, now, work)
+        entry = Waiting(task, group, Place(tag, tag - self._step * task.priority, self._number, work), now)
         entry.load, entry.load_at = load, now
         self._entries[task.id] = entry
         self._fresh = entry
-        # Bytes of waiting bodies would be bounded here as well: the last in order until the newcomer fits.
-        if len(self._entries) - self._moved > self._limit:
-            return [self._drop_last()]
-        return []
+        self._bytes += len(task.body)
+        refused: list[Task] = []
+        limits = self._limits
+        while len(self._entries) - self._moved > limits.waiting or self._bytes > limits.body_bytes:
+            refused.append(self._drop_last())
+        return refused
 
     def again(self, task: Task, now: float, exclude: frozenset[str]) -> None:
         """A request whose attempt failed waits once more, at its old place, for a node outside ``exclude``."""
@@ -108,9 +107,9 @@ class Scheduler:
         if place is None:
             self._number += 1
             tag = self._tags.start(task.client, task.priority, 0.0)
-            place = _Place(tag, tag - self._step * task.priority, self._number, 0.0, 1)
-        entry = Waiting(task, self._group(task), place.tag, place.order, place.number, now, place.work)
-        entry.attempt = place.attempt + 1
+            place = Place(tag, tag - self._step * task.priority, self._number, 0.0)
+        place.attempt += 1
+        entry = Waiting(task, self._group(task), place, now)
         entry.exclude = exclude
         entry.excluded_at = now
         self._entries[task.id] = entry
@@ -123,7 +122,7 @@ class Scheduler:
         entry = self._entries.get(task.id)
         if entry is not None:
             self._remove(entry)
-            self._tags.settle(task.client, task.priority, -entry.work)
+            self._tags.settle(task.client, task.priority, -entry.place.work)
 
     def next_wake(self, now: float) -> float | None:
         """When to pump though nothing happens; None while nobody waits."""
@@ -215,7 +214,7 @@ class Scheduler:
             ranked: tuple[Cost, ...] = (cost,)
         else:
             ranked = (cost, explained(load, terms[second], now, wait_weight, reliable))
-        return Decision(task, term.node_id, ranked, now - task.arrived, entry.attempt)
+        return Decision(task, term.node_id, ranked, now - task.arrived, entry.place.attempt)
 
     def _through_open(self, group: Group, now: float) -> Decision | None:
         """Every node that could serve the group has an open breaker: the one due first passes one request at a time."""
@@ -230,7 +229,7 @@ class Scheduler:
                 term.version = -1
                 self._sent(entry, self._least_tag())
                 cost = Cost(term.node_id, eta=entry.size(self._state, now).run(term), free=True)
-                return Decision(entry.task, term.node_id, (cost,), now - entry.task.arrived, entry.attempt)
+                return Decision(entry.task, term.node_id, (cost,), now - entry.task.arrived, entry.place.attempt)
         return None
 
     def _hand_out(self, group: Group, given: Term) -> None:
@@ -253,9 +252,8 @@ class Scheduler:
 
     def _sent(self, entry: Waiting, least_waiting: float) -> None:
         self._remove(entry)
-        self._tags.sent(entry.tag, least_waiting)
-        number = entry.key[1]
-        self._places.put(entry.task.id, _Place(entry.tag, entry.order, number, entry.work, entry.attempt))
+        self._tags.sent(entry.place.tag, least_waiting)
+        self._places.put(entry.task.id, entry.place)
 
     def _least_tag(self) -> float:
         """The least tag that waits and that a usable node can serve."""
@@ -265,22 +263,7 @@ class Scheduler:
 
     def explain(self, task: Task, now: float) -> tuple[Cost, ...]:
         """Every known node, best first, blocked ones last with their reason. Changes nothing; the task need not wait."""
-        group = Group(group_key(task))
-        group.refresh(self._state, now)
-        load = Load(task, self._state)
-        entry = self._entries.get(task.id) or Waiting(task, group, 0.0, 0.0, 0, now, 0.0)
-        wait_weight, reliable = weight(task.mode), task.mode is Mode.RELIABLE
-        free: list[tuple[float, int, Cost]] = []
-        blocked: list[Cost] = []
-        for place, node in enumerate(self._state.known.values()):
-            term = group.by_node.get(node.id)
-            why = _why_not(entry, node, term, load)
-            if term is None or why:
-                blocked.append(Cost(node.id, blocked=why))
-            else:
-                cost = explained(load, term, now, wait_weight, reliable)
-                free.append((cost.total, place, cost))
-        return (*(cost for _, _, cost in sorted(free, key=lambda ranked: ranked[:2])), *blocked)
+        return prospects.explain(self._state, task, self._entries.get(task.id), now)
 
     def usable(self, task: Task, now: float, exclude: frozenset[str] = frozenset()) -> int:
         """How many nodes outside ``exclude`` could take the request now, if they had a slot."""
@@ -288,22 +271,7 @@ class Scheduler:
 
     def hopeless(self, task: Task, now: float) -> SollolError | None:
         """The error for a request that no known node can ever serve, nodes that are down counted; else None."""
-        known = self._state.known
-        if not known:
-            return NoNodes("no node is known", retry_after=self._no_node_seconds)
-        nodes = [node for node in known.values() if task.pin is None or task.pin in (node.id, node.node.name)]
-        if not nodes:
-            return NoNodes(f"node '{task.pin}' is not known")
-        key = group_key(task)
-        why = ""
-        for node in nodes:
-            if not node.surveyed and not node.models:
-                return None  # nobody knows yet what it has
-            if not task.model or task.model in node.models:
-                why = cannot(node, key) or (too_long(node, task, self._state.prompt_tokens(task)) and "too long a prompt") or ""
-                if not why or node.loading:
-                    return None
-        return _hopeless(task, why)
+        return prospects.hopeless(self._state, task)
 
     def expired(self, now: float) -> list[tuple[Task, SollolError]]:
         """Requests to refuse now, taken out of the queue: deadline over, or nobody usable for `no_node_seconds`."""
@@ -317,7 +285,7 @@ class Scheduler:
                     over.append((entry, error))
         for entry, _ in over:
             self._remove(entry)
-            self._tags.settle(entry.task.client, entry.task.priority, -entry.work)
+            self._tags.settle(entry.task.client, entry.task.priority, -entry.place.work)
         return [(entry.task, error) for entry, error in over]
 
     def _over(self, entry: Waiting, now: float) -> SollolError | None:
@@ -330,8 +298,8 @@ class Scheduler:
             entry.stuck_since = None
         elif entry.stuck_since is None:
             entry.stuck_since = now
-        elif now - entry.stuck_since >= self._no_node_seconds:
-            return NoNodes(f"no node that has '{entry.task.model}' is reachable", retry_after=self._no_node_seconds)
+        elif now - entry.stuck_since >= self._limits.no_node_seconds:
+            return NoNodes(f"no node that has '{entry.task.model}' is reachable", retry_after=self._limits.no_node_seconds)
         return None
 
     # --- inside
@@ -361,8 +329,10 @@ class Scheduler:
 
     def _remove(self, entry: Waiting) -> None:
         del self._entries[entry.task.id]
-        if entry.attempt > 1:
+        if entry.place.attempt > 1:
             self._moved -= 1
+        else:
+            self._bytes -= len(entry.task.body)
         if entry is self._fresh:
             self._fresh = None
         elif entry.queued:
@@ -377,13 +347,13 @@ class Scheduler:
         last: Waiting | None = None
         for group in self._active.values():
             for entry in reversed(group.waiting):
-                if entry.attempt == 1:
+                if entry.place.attempt == 1:
                     if last is None or last < entry:
                         last = entry
                     break
         assert last is not None
         self._remove(last)
-        self._tags.settle(last.task.client, last.task.priority, -last.work)
+        self._tags.settle(last.task.client, last.task.priority, -last.place.work)
         return last.task
 
     def _settle(self) -> None:
@@ -415,23 +385,3 @@ def _candidates(groups: list[Group]) -> list[Waiting]:
         depth += 1
     chosen.sort()
     return chosen
-
-
-def _why_not(entry: Waiting, node: NodeState, term: Term | None, load: Load) -> str:
-    if term is None:
-        return "model not there"
-    if term.blocked:
-        return term.blocked
-    if entry.avoids(node):
-        return "pinned elsewhere" if node.id not in entry.exclude else "failed there before"
-    return "prompt too long for its context" if too_long(node, entry.task, load.prompt) else ""
-
-
-def _hopeless(task: Task, why: str) -> SollolError:
-    if not why:
-        return NoNodeForModel(task.model)
-    if not why.startswith("lacks"):
-        return BadRequest(f"no node can take '{task.model}': {why}") if "memory" not in why else Unsupported(why)
-    if "embedding" in task.needs:
-        return Unsupported("this model does not support embeddings")
-    return BadRequest(f'"{task.model}" does not support {", ".join(sorted(task.needs - {"completion"}))}')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+from msgspec import Struct
+
 from .node import NodeState
 from .routing import GroupKey, Load, Term
 from .state import ClusterState
@@ -13,35 +15,30 @@ _REFRESH = 1.0
 _UNIT_PROMPT, _UNIT_ANSWER = 200.0, 200.0
 
 
+class Place(Struct):
+    """A request's place in the order, kept when it has to move: smaller ``order`` first, then smaller ``number``.
+
+    ``work`` is the seconds of the whole cluster that its client was charged; ``attempt`` counts from 1.
+    """
+
+    tag: float
+    order: float
+    number: int
+    work: float
+    attempt: int = 1
+
+
 class Waiting:
-    """One request in the queue. ``order`` sorts (smaller first); a moved request keeps ``tag`` and ``order``."""
+    """One request in the queue. ``since`` is when it came in, or came back."""
 
-    __slots__ = (
-        "attempt",
-        "exclude",
-        "excluded_at",
-        "group",
-        "key",
-        "load",
-        "load_at",
-        "order",
-        "queued",
-        "since",
-        "stuck_since",
-        "tag",
-        "task",
-        "work",
-    )
+    __slots__ = ("exclude", "excluded_at", "group", "key", "load", "load_at", "place", "queued", "since", "stuck_since", "task")
 
-    def __init__(self, task: Task, group: Group, tag: float, order: float, number: int, since: float, work: float) -> None:
+    def __init__(self, task: Task, group: Group, place: Place, since: float) -> None:
         self.task = task
         self.group = group
-        self.tag = tag
-        self.order = order
-        self.key = (order, number)
+        self.place = place
+        self.key = (place.order, place.number)
         self.since = since
-        self.work = work
-        self.attempt = 1
         self.exclude: frozenset[str] = frozenset()
         self.excluded_at = 0.0
         self.load: Load | None = None
@@ -112,12 +109,12 @@ class Group:
         """Put a request in its place."""
         entry.queued = True
         insort(self.waiting, entry)
-        insort(self._tags, entry.tag)
+        insort(self._tags, entry.place.tag)
 
     def remove(self, entry: Waiting) -> None:
         """Take a waiting request out; it must be in."""
         del self.waiting[bisect_left(self.waiting, entry)]
-        del self._tags[bisect_left(self._tags, entry.tag)]
+        del self._tags[bisect_left(self._tags, entry.place.tag)]
 
     @property
     def least_tag(self) -> float:
