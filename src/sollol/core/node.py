@@ -11,7 +11,7 @@ from .estimates import ANSWER_TOKENS, SIZE_8B, Rates, Recent, SlowVerdict, Speed
 from .health import NodeHealth
 from .mirror import KvSlot
 from .slots import Slots
-from .types import Health, Kind, Model, Node, NodeKind, Progress, Survey, Task
+from .types import Health, Kind, Model, Node, NodeKind, Progress, Resident, Survey, Task
 
 ALWAYS_RESIDENT = frozenset({NodeKind.LLAMACPP, NodeKind.VLLM, NodeKind.OPENAI, NodeKind.SOLLOL})
 SERIAL_EMBEDDING = frozenset({NodeKind.OLLAMA})
@@ -121,7 +121,8 @@ class Runner:
 class NodeState:
     """One node as it is believed to be; the public attributes are also what listings and metrics show.
 
-    ``version`` changes with every event that can change a decision about it. ``models`` None-ness is told by ``surveyed``.
+    ``version`` changes with every event that can change a decision about it. ``resident`` is what the last look found loaded,
+    as the node itself told it. ``models`` None-ness is told by ``surveyed``.
     """
 
     __slots__ = (
@@ -142,6 +143,7 @@ class NodeState:
         "memory_seen",
         "node",
         "rates",
+        "resident",
         "runners",
         "running",
         "shown",
@@ -165,6 +167,7 @@ class NodeState:
         self.rates: Recent[str, Rates] = Recent(256)
         self.sizes: Recent[str, float] = Recent(256)
         self.shown: Recent[str, Model] = Recent(1024)
+        self.resident: tuple[Resident, ...] = ()
         self.slots = Slots(node.kind, node.slots)
         self.slow = SlowVerdict()
         self.gpu = True

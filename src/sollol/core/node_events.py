@@ -69,6 +69,7 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
         state.layout += 1
     node.loading = survey.loading
     node.surveyed = True
+    node.resident = survey.resident
     if node.take_models(survey):
         state.layout += 1
     take_residents(state, node, survey, event.at)

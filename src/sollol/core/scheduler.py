@@ -18,6 +18,8 @@ Ends of attempts reach the fairness tags through `ClusterState.settled`, which `
 
 from __future__ import annotations
 
+from heapq import nsmallest
+
 from msgspec import Struct
 
 from ..errors import DeadlineExceeded, NoNodes, SollolError
@@ -72,6 +74,10 @@ class Scheduler:
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._entries)
+
+    def first(self, limit: int) -> list[Task]:
+        """The first ``limit`` requests that wait, in order."""
+        return [entry.task for entry in nsmallest(limit, self._entries.values())]
 
     def position(self, task: Task) -> int:
         """Place in line from 1; 0 when the request does not wait."""

@@ -33,6 +33,11 @@ def reachable(node: NodeState) -> bool:
     return node.state is not Health.DOWN
 
 
+def usable(node: NodeState) -> bool:
+    """Whether the node takes new requests."""
+    return node.state in (Health.UP, Health.HALF_OPEN, Health.UNKNOWN)
+
+
 def find(gateway: Gateway, wanted: str) -> NodeState | None:
     """The node of that id, or of that name (case aside)."""
     nodes = gateway.engine.state.nodes
@@ -116,10 +121,9 @@ def best_fit(nodes: Sequence[NodeState]) -> NodeState:
     """
 
     def rank(node: NodeState) -> tuple[bool, bool, bool, float, int, int]:
-        takes_work = node.state in (Health.UP, Health.UNKNOWN, Health.HALF_OPEN)
         memory = node.node.memory or node.memory_seen
         loaded = sum(node.footprint(name) for name in node.runners)
         stored = sum(model.size for model in node.models.values())
-        return (not takes_work, node.node.priority == 1, not node.gpu, -max(0.0, memory - loaded), stored, node.index)
+        return (not usable(node), node.node.priority == 1, not node.gpu, -max(0.0, memory - loaded), stored, node.index)
 
     return min(nodes, key=rank)

@@ -1,0 +1,352 @@
+"""SOLLOL's own API: health, statistics, nodes, queue. Plain handlers like all others.
+
+A framework for these dozen small paths would add a second way of routing, refusing and limiting beside the door's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+import sollol
+from sollol.core.events import NodeChanged
+from sollol.core.node import NodeState
+from sollol.core.ports import Sink
+from sollol.core.types import Node, Origin
+from sollol.engine.statistics import Tally
+from sollol.errors import BadRequest, ConfigError, Conflict, RequestError
+from sollol.gateway import explain, metrics_page
+from sollol.gateway.answers import send_json
+from sollol.gateway.context import Gateway
+from sollol.gateway.http import Request
+from sollol.gateway.targets import find, known_names, reachable, usable
+from sollol.wire.address import parse_endpoint
+
+Handler = Callable[[Gateway, Request, Sink], Awaitable[None]]
+
+NODES: Final = "/api/nodes/"
+QUEUE_SHOWN: Final = 100
+
+Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the last resort, higher is preferred")]
+Slots = Annotated[int, Meta(ge=1, le=4096)]
+Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f/]*$")]
+
+
+class NewNode(Struct, forbid_unknown_fields=True):
+    """A node to add. ``slots`` null: learned. ``api_key`` is sent to the node with every request."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2000)]
+    name: Name = ""
+    priority: Priority = 5
+    slots: Slots | None = None
+    api_key: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")] | None = None
+
+
+class NodeChange(Struct, forbid_unknown_fields=True):
+    """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there."""
+
+    name: Name | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    slots: Slots | UnsetType | None = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class NodeInfo(Struct, kw_only=True):
+    """One node. ``latency_ms`` and ``failure_rate`` are measured, or null before there was something to measure."""
+
+    id: str
+    name: str
+    url: str
+    kind: str
+    state: str
+    priority: int
+    slots: int
+    slots_known: bool
+    in_flight: int
+    version: str
+    latency_ms: float | None
+    models: list[str]
+    resident: list[str]
+    origin: str
+    emulated: bool
+    failure_rate: float | None
+    last_error: str
+    draining: bool
+    warning: str | UnsetType = UNSET
+
+
+class NodeList(Struct):
+    """All nodes, and in plain words where others were searched."""
+
+    nodes: list[NodeInfo]
+    searched: list[str]
+    notes: list[str]
+
+
+class Removed(Struct):
+    """The node that was removed."""
+
+    id: str
+    removed: bool
+
+
+class NodeCount(Struct):
+    """Nodes that are known, and those that take requests."""
+
+    known: int
+    usable: int
+
+
+class Health(Struct):
+    """``status``: "ok", "degraded" (some known node takes no requests) or "no-nodes"."""
+
+    status: str
+    service: str
+    version: str
+    pid: int
+    uptime_seconds: float
+    nodes: NodeCount
+    address: str
+
+
+class Waiting(Struct):
+    """One request that waits, in the order in which they will be looked at."""
+
+    id: int
+    model: str
+    priority: int
+    app: str
+    waited_seconds: float
+
+
+class Queue(Struct):
+    """How many wait, and the first hundred of them."""
+
+    waiting: int
+    limit: int
+    requests: list[Waiting]
+
+
+T = TypeVar("T", NewNode, NodeChange)
+
+
+async def health(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Whether the gateway can answer requests now."""
+    nodes = list(gateway.engine.state.nodes.values())
+    count = NodeCount(len(nodes), sum(map(usable, nodes)))
+    status = "no-nodes" if not nodes else "ok" if count.usable == count.known else "degraded"
+    seconds = round(gateway.engine.clock.now() - gateway.started, 3)
+    send_json(sink, Health(status, "SOLLOL", sollol.__version__, os.getpid(), seconds, count, gateway.address))
+
+
+async def stats(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """What was counted since the start. A figure is measured, or null."""
+    send_json(sink, statistics(gateway))
+
+
+def statistics(gateway: Gateway) -> dict[str, Any]:
+    """The document of `/api/stats`."""
+    counted, state = gateway.statistics, gateway.engine.state
+    nodes = [(node, counted.nodes.get(node.id, Tally())) for node in state.nodes.values()]
+    overall = counted.overall
+    return {
+        "total_requests": counted.requests,
+        "successful_requests": overall.ok,
+        "failed_requests": overall.failed,
+        "client_errors": counted.client_errors,
+        "cancelled_requests": counted.cancelled,
+        "retried_requests": counted.retried,
+        "avg_latency_ms": _rounded(overall.latency_ms),
+        "avg_first_byte_ms": _rounded(overall.first_byte_ms),
+        "success_rate": overall.success_rate,
+        "active_nodes": sum(usable(node) for node, _ in nodes),
+        "total_nodes": len(nodes),
+        "queue_depth": gateway.admission.waiting,
+        "prompt_tokens": overall.prompt_tokens,
+        "output_tokens": overall.output_tokens,
+        "uptime_seconds": round(gateway.engine.clock.now() - gateway.started, 3),
+        "hosts": {node.node.endpoint.authority: _host(node, tally) for node, tally in nodes},
+        "node_performance": {node.id: _performance(tally) for node, tally in nodes},
+        # The connections to nodes are HTTP/1.1: it is all that Ollama and llama.cpp speak.
+        "http2_enabled": False,
+        "cache": {"enabled": False},
+    }
+
+
+async def list_nodes(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Every known node."""
+    status = gateway.finder.status()
+    nodes = [info(gateway, node) for node in gateway.engine.state.nodes.values()]
+    send_json(sink, NodeList(nodes, list(status.where), list(status.notes)))
+
+
+async def get_node(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """One node, by id or name."""
+    send_json(sink, info(gateway, _node(gateway, request)))
+
+
+async def add_node(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Take a node in. It is looked at before the answer, so that a wrong address shows; it stays known all the same."""
+    new = _read(request.body, NewNode)
+    try:
+        endpoint = parse_endpoint(new.url)
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
+    before = set(gateway.engine.state.nodes)
+    _free_name(gateway, new.name)
+    wanted = Node(
+        endpoint.authority,
+        endpoint,
+        name=new.name,
+        priority=new.priority,
+        slots=new.slots,
+        api_key=new.api_key,
+        origin=Origin.API,
+    )
+    known = gateway.finder.add(wanted)
+    if known.id in before and known.origin is not Origin.API:
+        raise Conflict(f"this node is known already as '{known.id}'")
+    if known.id in before and known != msgspec.structs.replace(wanted, id=known.id, kind=known.kind, emulated=known.emulated):
+        raise Conflict(f"this node is known already as '{known.id}'")
+    await gateway.monitor.looked([known.id])
+    state = gateway.engine.state.nodes.get(known.id)
+    if state is None:
+        raise Conflict("the node was removed again while it was looked at")
+    shown = info(gateway, state)
+    if not reachable(state):
+        shown.warning = f"not reachable now ({state.last_error or 'no answer'}); it is looked at again every second"
+    send_json(sink, shown, 201)
+
+
+async def change_node(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Change name, priority, slots or draining of a node."""
+    state = _node(gateway, request)
+    change = _read(request.body, NodeChange)
+    if isinstance(change.name, str) and change.name:
+        _free_name(gateway, change.name, state.id)
+    wanted = {field: value for field in NodeChange.__struct_fields__ if (value := getattr(change, field)) is not UNSET}
+    gateway.engine.publish(NodeChanged(gateway.engine.clock.now(), msgspec.structs.replace(state.node, **wanted)))
+    send_json(sink, info(gateway, gateway.engine.state.nodes[state.id]))
+
+
+async def remove_node(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Forget a node; it is not found again until it is named. What runs there goes on to its end."""
+    node = _node(gateway, request)
+    gateway.finder.remove(node.id)
+    send_json(sink, Removed(node.id, True))
+
+
+async def queue(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """The requests that wait for a node."""
+    now = gateway.engine.clock.now()
+    first = [
+        Waiting(task.id, task.model, task.priority, task.app, round(now - task.arrived, 3))
+        for task in gateway.engine.scheduler.first(QUEUE_SHOWN)
+    ]
+    send_json(sink, Queue(gateway.admission.waiting, gateway.config.queue.limit, first))
+
+
+def info(gateway: Gateway, node: NodeState) -> NodeInfo:
+    """One node as it is believed to be now."""
+    now = gateway.engine.clock.now()
+    worked = gateway.statistics.nodes.get(node.id) is not None
+    return NodeInfo(
+        id=node.id,
+        name=node.label,
+        url=node.node.endpoint.url,
+        kind=node.kind.value,
+        state=node.state.value,
+        priority=node.node.priority,
+        slots=node.slots.count,
+        slots_known=node.slots.fixed is not None or node.slots.known,
+        in_flight=node.in_flight,
+        version=node.version_text,
+        latency_ms=round(node.latency * 1000, 2) if node.surveyed else None,
+        models=list(node.models),
+        resident=[runner.model for runner in node.residents(now) if not runner.loading],
+        origin=node.node.origin.value,
+        emulated=node.emulated,
+        failure_rate=round(node.health.failure_rate(now), 4) if worked else None,
+        last_error=node.last_error,
+        draining=node.node.draining,
+    )
+
+
+def _node(gateway: Gateway, request: Request) -> NodeState:
+    wanted = unquote(request.path.removeprefix(NODES))
+    node = find(gateway, wanted)
+    if node is None:
+        raise NoSuchNode(f"node '{wanted[:200]}' is not known (known: {known_names(gateway)})")
+    return node
+
+
+class NoSuchNode(RequestError):
+    """No node has that id or name."""
+
+    status = 404
+
+
+def _free_name(gateway: Gateway, name: str, own: str = "") -> None:
+    """Nodes are asked for by name: two of one name could not be told apart."""
+    taken = find(gateway, name) if name else None
+    if taken is not None and taken.id != own:
+        raise Conflict(f"the name '{name}' is taken by node '{taken.id}'")
+
+
+def _read(body: bytes, form: type[T]) -> T:
+    if not body.strip():
+        raise BadRequest("missing request body")
+    try:
+        return msgspec.json.decode(body, type=form)
+    except msgspec.DecodeError as error:
+        raise BadRequest(str(error)) from None
+    except (RecursionError, UnicodeDecodeError):
+        raise BadRequest("the body is no sensible JSON") from None
+
+
+def _host(node: NodeState, tally: Tally) -> dict[str, Any]:
+    return {
+        "node": node.label,
+        "state": node.state.value,
+        "requests": tally.ok + tally.failed,
+        "failed_requests": tally.failed,
+        "latency_ms": _rounded(tally.latency_ms),
+        "first_byte_ms": _rounded(tally.first_byte_ms),
+        "success_rate": tally.success_rate,
+        "in_flight": node.in_flight,
+        "prompt_tokens": tally.prompt_tokens,
+        "output_tokens": tally.output_tokens,
+    }
+
+
+def _performance(tally: Tally) -> dict[str, Any]:
+    return {
+        "latency_ms": _rounded(tally.latency_ms),
+        "success_rate": tally.success_rate,
+        "batch_throughput": _rounded(tally.batch_throughput),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+ROUTES: Final[dict[tuple[str, str], Handler]] = {
+    ("GET", "/api/health"): health,
+    ("HEAD", "/api/health"): health,
+    ("GET", "/api/stats"): stats,
+    ("GET", "/api/nodes"): list_nodes,
+    ("POST", "/api/nodes"): add_node,
+    ("GET", "/api/queue"): queue,
+    ("GET", "/api/routing/explain"): explain.explain,
+    ("GET", metrics_page.PATH): metrics_page.metrics,
+    ("HEAD", metrics_page.PATH): metrics_page.metrics,
+}
+PREFIXES: Final[dict[str, dict[str, Handler]]] = {
+    NODES: {"GET": get_node, "PATCH": change_node, "DELETE": remove_node},
+}
