@@ -19,6 +19,7 @@ MAX_HOSTS: Final = 1_024
 MAX_HOSTS_IN_ALL: Final = 4_096
 LOOPBACK: Final = ("127.0.0.1", "::1")
 _CAP_PREFIX: Final = 22
+_LOCAL_ONLY_PORTS: Final = frozenset({8080, 8000, 1234})
 
 _LOOPBACK_NETWORKS: Final[tuple[Network, ...]] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 _SWEEPABLE: Final = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"))
@@ -120,6 +121,14 @@ def is_docker_address(address: str, interfaces: Iterable[Interface] = ()) -> boo
     if holders:
         return any(is_docker_interface(name) for name in holders)
     return any(plain in pool for pool in _DOCKER_POOLS)
+
+
+def network_ports(ports: Iterable[int]) -> tuple[int, ...]:
+    """Of the ports that are looked at on this machine, those that networks are swept for.
+
+    8080, 8000 and 1234 are many other programs' ports too, so other people's machines are not asked there.
+    """
+    return tuple(port for port in ports if port not in _LOCAL_ONLY_PORTS)
 
 
 def plan_scan(interfaces: Iterable[Interface], restriction: Sequence[Network] = ()) -> Plan:
@@ -268,15 +277,27 @@ class Places:
 
     def of(self, endpoint: Endpoint) -> frozenset[Place]:
         """Every place that the endpoint is; two endpoints that share one are the same node."""
-        addresses = self._names.get(endpoint.host) or (endpoint.host,)
-        return frozenset((self._machine(address), endpoint.port, endpoint.base) for address in addresses)
+        return frozenset((machine, endpoint.port, endpoint.base) for machine in self._machines(endpoint.host))
 
     def same(self, one: Endpoint, other: Endpoint) -> bool:
         return not self.of(one).isdisjoint(self.of(other))
 
-    def machine(self, host: str) -> str:
-        """One word for the machine that a host is on; "" is this machine."""
-        return min(self._machine(address) for address in self._names.get(host) or (host,))
+    def is_here(self, host: str) -> bool:
+        """Whether a host is this machine."""
+        return _HERE in self._machines(host)
+
+    def count_machines(self, hosts: Iterable[str]) -> int:
+        """How many different machines the hosts are; one that has several addresses is one."""
+        machines: list[frozenset[str]] = []
+        for host in hosts:
+            this = self._machines(host)
+            same = [machine for machine in machines if not machine.isdisjoint(this)]
+            machines = [machine for machine in machines if machine.isdisjoint(this)]
+            machines.append(this.union(*same))
+        return len(machines)
+
+    def _machines(self, host: str) -> frozenset[str]:
+        return frozenset(self._machine(address) for address in self._names.get(host) or (host,))
 
     def _machine(self, address: str) -> str:
         plain = _plain(address)

@@ -15,6 +15,7 @@ from sollol.core.topology import (
     is_docker_address,
     is_docker_interface,
     is_private,
+    network_ports,
     parse_networks,
     plan_scan,
 )
@@ -244,9 +245,32 @@ def test_one_node_under_two_addresses(one, other, same):
     assert not PLACES.same(Endpoint(one, 11434), Endpoint(other, 11434, base="/b"))
 
 
-def test_machines():
-    hosts = ["localhost", "192.168.1.7", "gpu-box", "fd00::9", "192.168.1.9", "192.168.1.50"]
-    assert [PLACES.machine(host) for host in hosts] == ["", "", "192.168.1.9", "fd00::9", "192.168.1.9", "192.168.1.50"]
+@pytest.mark.parametrize(
+    ("hosts", "count"),
+    [
+        ([], 0),
+        (["localhost", "192.168.1.7", "::1", "me"], 1),
+        (["192.168.1.9", "fd00::9"], 2),
+        (["192.168.1.9", "fd00::9", "gpu-box"], 1),
+        (["192.168.1.9", "gpu-box", "localhost", "192.168.1.50"], 3),
+    ],
+)
+def test_machines_are_counted_once(hosts, count):
+    assert PLACES.count_machines(hosts) == count
+
+
+def test_this_machine():
+    assert [PLACES.is_here(host) for host in ("localhost", "me", "fd00::2", "gpu-box", "127.0.0.2")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_networks_are_swept_for_ollama_and_for_what_is_asked_for():
+    assert network_ports((11434, 8080, 8000, 1234, 11500)) == (11434, 11500)
 
 
 masks = st.one_of(
