@@ -11,7 +11,8 @@ from typing import Any, Final
 import click
 import psutil
 
-from sollol.cli.client import GatewayClient, NothingRuns
+from sollol.cli.client import GatewayClient
+from sollol.cli.failures import NothingRuns
 from sollol.config_sources import Client, client, load
 from sollol.errors import SollolError
 

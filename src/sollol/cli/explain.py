@@ -22,6 +22,7 @@ CHARS_PER_TOKEN: Final = 3.7  # of English prose; the gateway itself learns it f
 @url_option
 @json_option
 def explain(
+    *,
     model: str,
     prompt_tokens: int | None,
     prompt: str | None,
@@ -30,7 +31,10 @@ def explain(
     gateway: GatewayClient,
     as_json: bool,
 ) -> None:
-    """Show where a request for MODEL would go now, and what it would cost on each node, in seconds. Nothing is sent to a node."""
+    """Show where a request for MODEL would go now, and why.
+
+    Each node is shown with what the answer would cost there, in seconds. Nothing is sent to any node.
+    """
     if prompt is not None:
         if prompt_tokens is not None:
             raise click.UsageError("Give --prompt or --prompt-tokens, not both.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
 import click
 
 from sollol import __version__
+from sollol.cli.failures import NothingRuns
 from sollol.errors import ConfigError, SollolError
 
 OK: Final = 0
@@ -65,15 +67,17 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 no gateway runs."""
-    sys.exit(_run())
+    """The console script."""
+    sys.exit(run())
 
 
-def _run() -> int:
-    from sollol.cli.client import NothingRuns  # noqa: PLC0415 - `--help` does without it
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage or settings, 3 no gateway runs.
 
+    ``arguments`` default to those of the process.
+    """
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(arguments, prog_name="sollol", standalone_mode=False)
         return result if isinstance(result, int) else OK
     except click.ClickException as error:
         error.show()

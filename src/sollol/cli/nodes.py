@@ -39,6 +39,7 @@ def list_nodes(gateway: GatewayClient, as_json: bool) -> None:
 @url_option
 @json_option
 def add(
+    *,
     address: str,
     name: str | None,
     priority: int | None,
@@ -92,7 +93,9 @@ def undrain(node: str, gateway: GatewayClient, as_json: bool) -> None:
 @click.option("--slots", type=click.IntRange(1, 4_096), help="Requests it works on at a time.")
 @url_option
 @json_option
-def change(node: str, name: str | None, priority: int | None, slots: int | None, gateway: GatewayClient, as_json: bool) -> None:
+def change(
+    *, node: str, name: str | None, priority: int | None, slots: int | None, gateway: GatewayClient, as_json: bool
+) -> None:
     """Change the name, priority or slots of NODE."""
     given = {"name": name, "priority": priority, "slots": slots}
     changes = {key: value for key, value in given.items() if value is not None}

@@ -20,6 +20,7 @@ from sollol.config_sources import load
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings. Default: ./sollol.toml.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log. Default: info.")
 def up(
+    *,
     host: str | None,
     port: int | None,
     nodes: tuple[str, ...],

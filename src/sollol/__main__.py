@@ -1,0 +1,5 @@
+"""`python -m sollol` is the command `sollol`."""
+
+from sollol.cli.main import main
+
+main()
