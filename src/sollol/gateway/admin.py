@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET
 
 import sollol
 from sollol.core.events import NodeChanged
@@ -20,10 +20,11 @@ from sollol.core.ports import Sink
 from sollol.core.types import Node, Origin
 from sollol.engine.statistics import Tally
 from sollol.errors import BadRequest, ConfigError, Conflict, RequestError
-from sollol.gateway import explain, metrics_page
+from sollol.gateway import explain, metrics_page, openapi
 from sollol.gateway.answers import send_json
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
+from sollol.gateway.shapes import Health, NewNode, NodeChange, NodeCount, NodeInfo, NodeList, Queue, Removed, Waiting
 from sollol.gateway.targets import find, known_names, reachable, usable
 from sollol.wire.address import parse_endpoint
 
@@ -31,106 +32,6 @@ Handler = Callable[[Gateway, Request, Sink], Awaitable[None]]
 
 NODES: Final = "/api/nodes/"
 QUEUE_SHOWN: Final = 100
-
-Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the last resort, higher is preferred")]
-Slots = Annotated[int, Meta(ge=1, le=4096)]
-Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f/]*$")]
-
-
-class NewNode(Struct, forbid_unknown_fields=True):
-    """A node to add. ``slots`` null: learned. ``api_key`` is sent to the node with every request."""
-
-    url: Annotated[str, Meta(min_length=1, max_length=2000)]
-    name: Name = ""
-    priority: Priority = 5
-    slots: Slots | None = None
-    api_key: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")] | None = None
-
-
-class NodeChange(Struct, forbid_unknown_fields=True):
-    """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there."""
-
-    name: Name | UnsetType = UNSET
-    priority: Priority | UnsetType = UNSET
-    slots: Slots | UnsetType | None = UNSET
-    draining: bool | UnsetType = UNSET
-
-
-class NodeInfo(Struct, kw_only=True):
-    """One node. ``latency_ms`` and ``failure_rate`` are measured, or null before there was something to measure."""
-
-    id: str
-    name: str
-    url: str
-    kind: str
-    state: str
-    priority: int
-    slots: int
-    slots_known: bool
-    in_flight: int
-    version: str
-    latency_ms: float | None
-    models: list[str]
-    resident: list[str]
-    origin: str
-    emulated: bool
-    failure_rate: float | None
-    last_error: str
-    draining: bool
-    warning: str | UnsetType = UNSET
-
-
-class NodeList(Struct):
-    """All nodes, and in plain words where others were searched."""
-
-    nodes: list[NodeInfo]
-    searched: list[str]
-    notes: list[str]
-
-
-class Removed(Struct):
-    """The node that was removed."""
-
-    id: str
-    removed: bool
-
-
-class NodeCount(Struct):
-    """Nodes that are known, and those that take requests."""
-
-    known: int
-    usable: int
-
-
-class Health(Struct):
-    """``status``: "ok", "degraded" (some known node takes no requests) or "no-nodes"."""
-
-    status: str
-    service: str
-    version: str
-    pid: int
-    uptime_seconds: float
-    nodes: NodeCount
-    address: str
-
-
-class Waiting(Struct):
-    """One request that waits, in the order in which they will be looked at."""
-
-    id: int
-    model: str
-    priority: int
-    app: str
-    waited_seconds: float
-
-
-class Queue(Struct):
-    """How many wait, and the first hundred of them."""
-
-    waiting: int
-    limit: int
-    requests: list[Waiting]
-
 
 T = TypeVar("T", NewNode, NodeChange)
 
@@ -344,6 +245,7 @@ ROUTES: Final[dict[tuple[str, str], Handler]] = {
     ("POST", "/api/nodes"): add_node,
     ("GET", "/api/queue"): queue,
     ("GET", "/api/routing/explain"): explain.explain,
+    ("GET", openapi.PATH): openapi.openapi,
     ("GET", metrics_page.PATH): metrics_page.metrics,
     ("HEAD", metrics_page.PATH): metrics_page.metrics,
 }

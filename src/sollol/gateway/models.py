@@ -161,7 +161,7 @@ async def delete(gateway: Gateway, request: Request, sink: Sink) -> None:
 
 
 async def unload_everywhere(gateway: Gateway, model: str, request: Request, sink: Sink) -> None:
-    """Unload `model` (as the client wrote it) from every node that has it; answers when all have answered.
+    """Unload `model` from every node that has it; answers when all have answered.
 
     The request takes no slot and does not wait in the queue. Nodes that are down are skipped and named. Raises
     `NoNodeForModel`, `NoNodes`, or `Unsupported` where only nodes have it that keep their one model loaded.
@@ -177,10 +177,12 @@ async def unload_everywhere(gateway: Gateway, model: str, request: Request, sink
         if reply.ok:
             gateway.engine.publish(Unloaded(gateway.engine.clock.now(), reply.node.id, name))
             gateway.monitor.look(reply.node.id)
-    answer_all(sink, replies, _unloaded(gateway, model, request), _routed(nodes, down), already=404)
+    answer_all(sink, replies, _unloaded(gateway, request), _routed(nodes, down), already=404)
 
 
-def _unloaded(gateway: Gateway, model: str, request: Request) -> bytes:
+def _unloaded(gateway: Gateway, request: Request) -> bytes:
+    """The answer as one Ollama gives it, with the name as the client wrote it."""
+    model = read(request.body, "Request").model or ""
     now = datetime.fromtimestamp(gateway.engine.clock.wall(), UTC).isoformat().replace("+00:00", "Z")
     document: dict[str, Any] = {"model": model, "created_at": now}
     if request.path == "/api/chat":

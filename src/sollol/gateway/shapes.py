@@ -1,0 +1,106 @@
+"""What SOLLOL's own API reads and answers, as structs: they check the input and make the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the last resort, higher is preferred")]
+Slots = Annotated[int, Meta(ge=1, le=4096)]
+Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f/]*$")]
+
+
+class NewNode(Struct, forbid_unknown_fields=True):
+    """A node to add. ``slots`` null: learned. ``api_key`` is sent to the node with every request."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2000)]
+    name: Name = ""
+    priority: Priority = 5
+    slots: Slots | None = None
+    api_key: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")] | None = None
+
+
+class NodeChange(Struct, forbid_unknown_fields=True):
+    """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there."""
+
+    name: Name | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    slots: Slots | UnsetType | None = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class NodeInfo(Struct, kw_only=True):
+    """One node. ``latency_ms`` and ``failure_rate`` are measured, or null before there was something to measure."""
+
+    id: str
+    name: str
+    url: str
+    kind: str
+    state: str
+    priority: int
+    slots: int
+    slots_known: bool
+    in_flight: int
+    version: str
+    latency_ms: float | None
+    models: list[str]
+    resident: list[str]
+    origin: str
+    emulated: bool
+    failure_rate: float | None
+    last_error: str
+    draining: bool
+    warning: str | UnsetType = UNSET
+
+
+class NodeList(Struct):
+    """All nodes, and in plain words where others were searched."""
+
+    nodes: list[NodeInfo]
+    searched: list[str]
+    notes: list[str]
+
+
+class Removed(Struct):
+    """The node that was removed."""
+
+    id: str
+    removed: bool
+
+
+class NodeCount(Struct):
+    """Nodes that are known, and those that take requests."""
+
+    known: int
+    usable: int
+
+
+class Health(Struct):
+    """``status``: "ok", "degraded" (some known node takes no requests) or "no-nodes"."""
+
+    status: str
+    service: str
+    version: str
+    pid: int
+    uptime_seconds: float
+    nodes: NodeCount
+    address: str
+
+
+class Waiting(Struct):
+    """One request that waits, in the order in which they will be looked at."""
+
+    id: int
+    model: str
+    priority: int
+    app: str
+    waited_seconds: float
+
+
+class Queue(Struct):
+    """How many wait, and the first hundred of them."""
+
+    waiting: int
+    limit: int
+    requests: list[Waiting]
