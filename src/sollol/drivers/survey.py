@@ -69,14 +69,14 @@ class HttpSurveyor:
         `NodeBusy` or `NodeFailed` when all it says is 5xx, `BadReply` when what it says cannot be read or is no node's.
         """
         looks: tuple[Look, ...] = (self._ollama, self._llamacpp, self._lmstudio, self._openai)
-        first = {
+        # Most kinds answer /v1/models, so a plain OpenAI server is only what is left after the others.
+        first: Look = {
             NodeKind.LLAMACPP: self._llamacpp,
             NodeKind.LMSTUDIO: self._lmstudio,
-            NodeKind.VLLM: self._openai,
-            NodeKind.OPENAI: self._openai,
+            NodeKind.VLLM: self._vllm,
         }.get(self._kinds.get(node.endpoint) or node.kind, self._ollama)
         heard = _Heard()
-        for look in sorted(looks, key=lambda look: look != first):
+        for look in (first, *(look for look in looks if look != first)):
             found = await look(node, heard)
             if found is not None:
                 self._remember(node, found.kind)
@@ -149,6 +149,10 @@ class HttpSurveyor:
         if listing.kind is NodeKind.VLLM:
             version = _maybe(await self._get(node, "/version", heard), wire.parse_version) or ""
         return Survey(listing.kind, version, 0.0, listing.models, listing.resident)
+
+    async def _vllm(self, node: Node, heard: _Heard) -> Survey | None:
+        found = await self._openai(node, heard)
+        return found if found is not None and found.kind is NodeKind.VLLM else None
 
     def _wall(self, reply: Reply) -> float:
         """The node's own clock, as its Date header has it: clocks of machines differ, and `expires_at` is on the node's."""
