@@ -108,7 +108,7 @@ def speak(model: ModelSpec, prompt: str, body: Body, limit: Any, stop: Any, *, t
         return text.schema_answer(wanted, prompt)
     stops = [s for s in ([stop] if isinstance(stop, str) else stop or []) if isinstance(s, str)]
     most = int(limit) if isinstance(limit, int | float) else None
-    return text.answer(model.name, prompt, mean=model.answer_tokens, limit=most, stop=stops, thinking=thinks)
+    return text.answer(model.digest, prompt, mean=model.answer_tokens, limit=most, stop=stops, thinking=thinks)
 
 
 def work_for(
@@ -148,7 +148,7 @@ def texts_of(value: Any) -> list[str]:
 def vectors(model: ModelSpec, texts: list[str], dimensions: int = 0) -> list[list[float]]:
     """One unit vector per text, of the model's dimension or fewer."""
     size = min(dimensions, model.embedding_length) if dimensions > 0 else model.embedding_length
-    return [text.embedding(model.name, t, size) for t in texts]
+    return [text.embedding(model.digest, t, size) for t in texts]
 
 
 def embedding_tokens(model: ModelSpec, texts: list[str], *, truncate: bool = True) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sollol.core.types import Counters
 from sollol.emulator.connection import JSON, NDJSON, Connection, Header
@@ -38,49 +38,33 @@ class Refusal(Exception):
         self.early = early
 
 
-class Writer(Protocol):
+class Writer:
     """The bytes of one answer in one dialect. ``pieces`` is how many parts the answer is streamed in, 0 if only at its end."""
 
-    stream: bool
-    pieces: int
-    stream_type: bytes
-    stream_headers: Sequence[Header]
-
-    def document(self, counters: Counters) -> Document: ...
-
-    def piece(self, k: int) -> bytes: ...
-
-    def final(self, counters: Counters) -> list[bytes]: ...
-
-    def broken(self) -> list[bytes]:
-        """What comes last in a stream whose engine died."""
-        ...
-
-    def error(self, refusal: Refusal) -> Document: ...
-
-
-class Whole:
-    """A writer for answers that are never streamed; dialects build on it."""
-
-    stream = False
-    pieces = 0
-    stream_type = NDJSON
+    stream: bool = False
+    pieces: int = 0
+    stream_type: bytes = NDJSON
     stream_headers: Sequence[Header] = ()
 
     def document(self, counters: Counters) -> Document:
+        """The whole answer, where it is not streamed."""
+        raise NotImplementedError
+
+    def error(self, refusal: Refusal) -> Document:
+        """The whole reply when there is no answer."""
         raise NotImplementedError
 
     def piece(self, k: int) -> bytes:
+        """The `k`-th part (from 0) of a stream; parts are asked for in order."""
         return b""
 
     def final(self, counters: Counters) -> list[bytes]:
+        """What ends a stream."""
         return [self.document(counters).body]
 
     def broken(self) -> list[bytes]:
+        """What comes last in a stream whose engine died."""
         return []
-
-    def error(self, refusal: Refusal) -> Document:
-        raise NotImplementedError
 
 
 def _cut(faults: Faults) -> tuple[str, int] | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -57,14 +58,9 @@ class Request:
     extra: list[Header] = field(default_factory=list)
 
 
-_DATE: list[Any] = [0, b""]
-
-
-def _date() -> bytes:
-    now = int(time.time())
-    if _DATE[0] != now:
-        _DATE[:] = [now, formatdate(now, usegmt=True).encode()]
-    return cast("bytes", _DATE[1])
+@lru_cache(maxsize=2)
+def _date_line(second: int) -> bytes:
+    return b"Date: %s\r\n" % formatdate(second, usegmt=True).encode()
 
 
 class Connection(asyncio.Protocol):
@@ -175,8 +171,10 @@ class Connection(asyncio.Protocol):
         request = self._current
         parts = [b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b""))]
         pairs = [*request.extra, *headers] if request is not None and request.extra else headers
+        if self._close:
+            pairs = [p for p in pairs if p[0] != b"Connection"]
         parts += [b"%s: %s\r\n" % pair for pair in sorted(pairs)]
-        parts.append(b"Date: %s\r\n" % _date())
+        parts.append(_date_line(int(time.time())))
         return parts
 
     def _closing(self) -> bytes:

@@ -74,7 +74,7 @@ class EmulatedNode:
         self.blobs: dict[str, tuple[int, bytes]] = {}
         self.host = host
         self.port = port
-        self.wanted_loading = False
+        self.loading = False
         self._route = route
         self._calls: dict[int, Call] = {}
         self._connections: set[Connection] = set()

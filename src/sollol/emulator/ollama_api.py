@@ -23,7 +23,7 @@ from sollol.emulator.asking import (
     work_for,
 )
 from sollol.emulator.bodies import Body, keep_alive, options, read
-from sollol.emulator.calls import Document, Refusal, Whole
+from sollol.emulator.calls import Document, Refusal, Writer
 from sollol.emulator.connection import dumps
 from sollol.emulator.node import Exchange
 from sollol.emulator.ollama_writers import EmbedWriter, LoadWriter, NativeWriter, RenderWriter
@@ -165,7 +165,7 @@ def _load(exchange: Exchange, model: ModelSpec, body: Body, *, chat: bool) -> No
     _only_load(exchange, model, body, LoadWriter(body["model"], "load", chat=chat))
 
 
-def _only_load(exchange: Exchange, model: ModelSpec, body: Body, writer: Whole) -> None:
+def _only_load(exchange: Exchange, model: ModelSpec, body: Body, writer: Writer) -> None:
     ctx = options(body).get("num_ctx")
     work = Work(model.name, num_ctx=int(ctx) if ctx else None, keep_alive=keep_alive(body), load_only=True)
     exchange.run(work, writer)

@@ -8,7 +8,7 @@ import msgspec
 
 from sollol.core.types import Counters
 from sollol.emulator.bodies import Body
-from sollol.emulator.calls import ENGINE_DIED, Document, Refusal, Whole
+from sollol.emulator.calls import ENGINE_DIED, Document, Refusal, Writer
 from sollol.emulator.connection import dumps
 from sollol.emulator.text import Answer
 
@@ -44,7 +44,7 @@ def logprob(token: str, top: int) -> Body:
     return entry | {"top_logprobs": [dict(entry)]} if top else entry
 
 
-class NativeWriter(Whole):
+class NativeWriter(Writer):
     """Answers of generate and chat."""
 
     def __init__(
@@ -110,7 +110,7 @@ class NativeWriter(Whole):
         return error_document(refusal)
 
 
-class LoadWriter(Whole):
+class LoadWriter(Writer):
     """The answer to an empty prompt: the model is loaded."""
 
     def __init__(self, name: str, reason: str, *, chat: bool) -> None:
@@ -136,7 +136,7 @@ class RenderWriter(LoadWriter):
         self._body |= {"done": False, "_debug_info": {"rendered_template": prompt}}
 
 
-class EmbedWriter(Whole):
+class EmbedWriter(Writer):
     """Vectors; `legacy` is the shape of /api/embeddings."""
 
     def __init__(self, name: str, vectors: list[list[float]], *, legacy: bool = False) -> None:

@@ -78,8 +78,8 @@ class NodeSpec:
 
     ``slots`` is how many requests one chat model runs at once, ``contention`` the share by which each further running
     request slows all of them, ``max_queue`` how many requests may wait for a model to be loaded, ``context`` the context
-    of a request that names none. ``fixed_delay`` replaces the rates: every request takes exactly that long. ``load_gbps`` and ``pull_gbps``: gigabytes
-    per second from the disk and from the registry.
+    of a request that names none. ``load_gbps`` and ``pull_gbps`` are gigabytes per second from the disk and from the
+    registry. ``fixed_delay`` replaces the rates: every request takes exactly that long.
     """
 
     name: str = "node"
