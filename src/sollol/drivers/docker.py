@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 REPLY_LIMIT = 16 << 20
 ASK_SECONDS = 2.0
 HOST_NAME = "host.docker.internal"
+ROUTES = Path("/proc/net/route")
+CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 # HTTP/1.0: the reply is neither chunked nor kept open, so its end is the connection's.
 _LIST = b"GET /containers/json HTTP/1.0\r\nHost: docker\r\n\r\n"
 
@@ -36,7 +38,7 @@ def default_sockets(docker_host: str = "") -> tuple[Path, ...]:
 
 def in_container() -> bool:
     """Whether this process runs in a Docker or Podman container."""
-    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+    return any(mark.exists() for mark in CONTAINER_MARKS)
 
 
 async def containers(sockets: Iterable[Path]) -> tuple[Container, ...]:
@@ -71,7 +73,7 @@ async def _ask(path: Path) -> bytes:
 async def host_addresses() -> tuple[str, ...]:
     """Inside a container: the addresses of the Docker host, best first."""
     found = list(await resolve(HOST_NAME))
-    gateway = _gateway(Path("/proc/net/route"))
+    gateway = _gateway(ROUTES)
     return tuple(dict.fromkeys([*found, gateway] if gateway else found))
 
 
