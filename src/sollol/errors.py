@@ -30,6 +30,7 @@
     │   ├── NodeFailed                  502    another 5xx
     │   │   └── LoadFailed              502    ... because it could not load the model
     │   ├── ModelGone                   404    the catalogue said yes, the node says no
+    │   ├── CannotCarry                 400    what was asked cannot be said in the node's dialect
     │   ├── BadReply                    502    broken framing or broken JSON
     │   └── NodeSilent                  504    no progress
     ├── BrokeMidStream                  502    failed after part of the answer had been sent on
@@ -207,6 +208,17 @@ class ModelGone(NodeError):
 
     status = 404
     blames_node = False
+
+
+class CannotCarry(NodeError):
+    """The request holds something that cannot be said in the node's dialect; ``refusal`` is what the client is told."""
+
+    status = 400
+    blames_node = False
+
+    def __init__(self, node: str, refusal: RequestError) -> None:
+        self.refusal = refusal
+        super().__init__(node, str(refusal))
 
 
 class BadReply(NodeError):

@@ -1,4 +1,4 @@
-"""What to do after an attempt failed before the first byte: another node, wait for the budget, pass the reply on, or give up."""
+"""What follows an attempt that failed before the first byte: another node, passing the reply on, or giving up."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class TaskEnded(Event, frozen=True):
     seconds: float
     first_byte: float | None
     counters: Counters | None = None
-    reason: str = ""
+    decision: Decision | None = None
     text: str = ""
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from .types import Endpoint, Node, Survey
+from .types import Endpoint, Model, Node, Survey
 
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
@@ -122,4 +122,8 @@ class Surveyor(Protocol):
 
     async def survey(self, node: Node) -> Survey:
         """Raises `NodeError` when the node does not answer or is no node."""
+        ...
+
+    async def show(self, node: Node, model: Model) -> Model:
+        """More about one model of an Ollama node: capabilities, context length, parameters. Raises `NodeError`."""
         ...

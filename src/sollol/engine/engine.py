@@ -59,9 +59,11 @@ class Engine:
         self._subscriptions.remove(subscription)
 
     def publish(self, event: Event) -> None:
-        """State first, then the observers."""
-        self.state.apply(event)
+        """State first, then the observers. A change of a node's health follows as an event of its own."""
+        changes = self.state.apply(event)
         for listener in self._listeners:
             listener(event)
         for subscription in self._subscriptions:
             subscription.put(event)
+        for change in changes:
+            self.publish(change)

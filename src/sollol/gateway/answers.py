@@ -27,4 +27,5 @@ def send_json(sink: Sink, value: Any, status: int = 200, headers: Headers = ()) 
 
 
 def send_text(sink: Sink, text: str, status: int = 200, headers: Headers = ()) -> None:
+    """Answer with plain text."""
     send(sink, status, text.encode(), (TEXT, *headers))

@@ -1,0 +1,87 @@
+"""What `sollol up` tells the person at the terminal: what was found, where the gateway is, and a line to try."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from sollol.core.events import Event, HealthChanged, NodeAdded, NodeRemoved
+from sollol.core.node import NodeState
+from sollol.core.types import Health
+from sollol.engine.finder import Finder
+from sollol.gateway.running import RunningGateway
+
+Announce = Callable[[str], None]
+_QUIET = frozenset({Health.UNKNOWN, Health.HALF_OPEN})
+
+
+async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[], object] | None = None) -> None:
+    """Announce the address, then what the first search found, then every change of a node. Runs until cancelled."""
+    house = gateway.house
+    announce(f"SOLLOL listens on {gateway.address}")
+    if house.finder.status().enabled:
+        announce("looking for nodes ...")
+    await house.finder.searched()
+    nodes = house.engine.state.nodes
+    await house.monitor.looked(list(nodes))
+    for line in found_lines(list(nodes.values()), house.finder):
+        announce(line)
+    hint = curl_line(gateway.address, list(nodes.values()))
+    if hint:
+        announce(f"try it:\n  {hint}")
+    house.engine.listen(lambda event: _tell_change(event, nodes.get(_id(event)), announce))
+    await asyncio.Event().wait()
+
+
+def found_lines(nodes: list[NodeState], finder: Finder) -> list[str]:
+    """What is known about the nodes, a line each; without nodes, what was searched and what to do."""
+    if not nodes:
+        return nothing_found(finder)
+    up = sum(1 for node in nodes if node.state is Health.UP)
+    return [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {up} up:", *(f"  {_line(node)}" for node in nodes)]
+
+
+def nothing_found(finder: Finder) -> list[str]:
+    """Plain words for an empty cluster."""
+    status = finder.status()
+    if not status.enabled:
+        return ["no nodes: discovery is off and none is configured; name one with --node URL"]
+    where = "; ".join(status.where) or "nowhere"
+    lines = [f"no nodes found. Searched: {where}"]
+    lines += [f"  note: {note}" for note in status.notes]
+    lines.append("still searching. A node elsewhere: `sollol nodes add URL`. To try without any: `sollol up --demo-if-empty`")
+    return lines
+
+
+def curl_line(address: str, nodes: list[NodeState]) -> str:
+    """One command that asks a model which can chat; empty when there is none."""
+    for node in nodes:
+        for model in node.models.values():
+            if node.state is Health.UP and (not model.capabilities or "completion" in model.capabilities):
+                body = {"model": model.native, "messages": [{"role": "user", "content": "Hello!"}], "stream": False}
+                return f"curl {address}/api/chat -d '{json.dumps(body)}'"
+    return ""
+
+
+def _line(node: NodeState) -> str:
+    mark = ", emulated" if node.emulated else ""
+    what = f"{node.kind.value} {node.version_text}".strip()
+    if node.state is not Health.UP:
+        return f"{node.label}  {node.node.endpoint.url}  {node.state.value}: {node.last_error or 'not answered yet'}"
+    models = len(node.models)
+    return f"{node.label}  {node.node.endpoint.url}  {what}{mark}, {models} model{'s' if models != 1 else ''}"
+
+
+def _tell_change(event: Event, node: NodeState | None, announce: Announce) -> None:
+    match event:
+        case NodeAdded(node=added):
+            announce(f"found {added.label} at {added.endpoint.url}")
+        case NodeRemoved(node=gone, reason=reason):
+            announce(f"{gone} is gone: {reason}")
+        case HealthChanged(new=new, reason=reason) if node is not None and new not in _QUIET:
+            announce(f"{node.label} is {new}" + (f": {reason}" if new != Health.UP else ""))
+
+
+def _id(event: Event) -> str:
+    return event.node if isinstance(event, HealthChanged) else ""

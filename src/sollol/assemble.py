@@ -1,0 +1,94 @@
+"""Makes a working engine of a configuration: the only place that knows the concrete classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sollol.config import Config, Discovery, NodeSettings
+from sollol.core.scheduler import Limits, Scheduler
+from sollol.core.state import ClusterState
+from sollol.core.types import Node, NodeKind, Origin
+from sollol.drivers.clock import SystemClock
+from sollol.drivers.http import HttpTransport
+from sollol.drivers.interfaces import own_addresses, resolve
+from sollol.drivers.searches import far_searches, near_searches
+from sollol.drivers.survey import HttpSurveyor
+from sollol.engine.admission import Admission
+from sollol.engine.dispatch import Dispatch
+from sollol.engine.engine import Engine
+from sollol.engine.finder import Finder, Search
+from sollol.engine.monitor import Monitor
+from sollol.engine.pipeline import Deadline, Handler, Observe, compose
+from sollol.wire.address import parse_endpoint
+
+GIGABYTE: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything below the doors, for one event loop."""
+
+    engine: Engine
+    admission: Admission
+    monitor: Monitor
+    finder: Finder
+    pipeline: Handler
+
+    async def close(self) -> None:
+        """End every task and close every connection."""
+        await self.finder.close()
+        await self.monitor.close()
+        self.admission.close()
+        await self.engine.transport.close()
+
+
+def build(config: Config) -> House:
+    """Put the parts together; call in a running loop. Nothing is searched or contacted before `Finder.start`."""
+    clock = SystemClock()
+    transport = HttpTransport(connect_timeout=config.health.connect_seconds)
+    surveyor = HttpSurveyor(transport, clock, config.health.probe_seconds)
+    state = ClusterState(clock.jitter)
+    queue = config.queue
+    limits = Limits(queue.limit, queue.priority_step_seconds, queue.no_node_seconds, queue.body_bytes)
+    engine = Engine(state, Scheduler(state, limits), transport, clock)
+    admission = Admission(engine)
+    monitor = Monitor(engine, surveyor)
+    finder = Finder(
+        state,
+        engine.publish,
+        clock,
+        surveyor,
+        _searches(config.discovery),
+        addresses=own_addresses,
+        resolve=resolve,
+        seconds=config.discovery.interval_seconds,
+    )
+    # The order of the layers is the way of every request, from outside in.
+    pipeline = compose((Observe(engine), Deadline(engine)), Dispatch(engine, admission))
+    return House(engine, admission, monitor, finder, pipeline)
+
+
+def _searches(settings: Discovery) -> list[Search]:
+    return [*near_searches(settings), *far_searches(settings)] if settings.enabled else []
+
+
+def configured_nodes(config: Config) -> list[Node]:
+    """The nodes that the configuration names. Raises `ConfigError` for an address that cannot be read."""
+    return [_node(settings) for settings in config.nodes]
+
+
+def _node(settings: NodeSettings) -> Node:
+    endpoint = parse_endpoint(settings.url)
+    return Node(
+        endpoint.authority + endpoint.base,
+        endpoint,
+        settings.kind or NodeKind.OLLAMA,
+        settings.name,
+        settings.priority,
+        settings.slots,
+        None if settings.memory_gb is None else int(settings.memory_gb * GIGABYTE),
+        settings.api_key,
+        Origin.STATIC,
+        draining=settings.draining,
+    )

@@ -1,0 +1,144 @@
+"""The waiting room: turns the scheduler's decisions into placements that requests can wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from sollol.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    FirstToken,
+    HealthChanged,
+    NodeAdded,
+    NodeChanged,
+    NodeRemoved,
+    NodeSurveyed,
+    Unloaded,
+)
+from sollol.core.types import Decision, Progress, Task
+from sollol.engine.engine import Engine
+from sollol.errors import QueueFull, SollolError
+
+TICK_SECONDS = 1.0
+
+# What can free a slot, make a node usable or change a forecast. An attempt that starts only takes.
+_WORTH_A_LOOK = frozenset(
+    {AttemptEnded, FirstToken, HealthChanged, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, Unloaded},
+)
+
+
+class Placement(Struct, frozen=True):
+    """A request has a slot: it counts as running on ``decision.node`` from now on, until `AttemptEnded` is published."""
+
+    decision: Decision
+    progress: Progress
+
+
+class Admission:
+    """The one queue of the gateway. A request leaves it when the scheduler binds it to a node and a slot there."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._scheduler = engine.scheduler
+        self._clock = engine.clock
+        self._waiting: dict[Task, asyncio.Future[Placement]] = {}
+        self._ticking: asyncio.TimerHandle | None = None
+        engine.listen(self._heard)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait now."""
+        return len(self._waiting)
+
+    async def place(self, task: Task, exclude: frozenset[str] | None = None) -> Placement:
+        """Wait for a slot. ``exclude`` is None for a new request; a moved one keeps its place and names the nodes to avoid.
+
+        Raises `QueueFull`, `NoNodeForModel`, `NoNodes` or another `SollolError` when there is nothing to wait for. Cancelling
+        the wait takes the request out of the queue.
+        """
+        now = self._clock.now()
+        if exclude is None:
+            self._refuse_last(self._scheduler.arrive(task, now), newcomer=task)
+        else:
+            self._scheduler.again(task, now, exclude)
+        placed = self._pump(now, task)
+        if placed is not None:
+            return placed
+        error = self._scheduler.hopeless(task, now)
+        if error is not None:
+            self._scheduler.leave(task, now)
+            raise error
+        return await self._wait(task)
+
+    def close(self) -> None:
+        """Stop the clock of the queue."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+
+    async def _wait(self, task: Task) -> Placement:
+        future: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
+        self._waiting[task] = future
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # Bound and cancelled in the same turn: the slot was taken, so it has to be given back.
+                placement = future.result()
+                self._engine.publish(AttemptEnded(self._clock.now(), task, placement.decision.node, "cancelled"))
+            else:
+                self._scheduler.leave(task, self._clock.now())
+            raise
+        finally:
+            self._waiting.pop(task, None)
+
+    def _pump(self, now: float, newcomer: Task | None = None) -> Placement | None:
+        """Carry out what the scheduler decides now; the newcomer's own placement, if any, is returned instead of signalled."""
+        own: Placement | None = None
+        while decisions := self._scheduler.pump(now):
+            for decision in decisions:
+                placement = Placement(decision, Progress())
+                self._engine.publish(AttemptStarted(now, decision, placement.progress))
+                if decision.task is newcomer:
+                    own = placement
+                else:
+                    self._waiting.pop(decision.task).set_result(placement)
+            if not self._scheduler.waiting:
+                break
+        return own
+
+    def _heard(self, event: Event) -> None:
+        if self._waiting and type(event) in _WORTH_A_LOOK:
+            self._pump(event.at)
+
+    def _tick(self) -> None:
+        """Once a second while anybody waits: forecasts move with time alone, and some waits have an end."""
+        self._ticking = None
+        if not self._waiting:
+            return
+        now = self._clock.now()
+        for verdict in self._engine.state.behind(now):
+            self._engine.publish(verdict)
+        self._pump(now)
+        for task, error in self._scheduler.expired(now):
+            self._fail(task, error)
+        if self._waiting:
+            self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _refuse_last(self, refused: Sequence[Task], newcomer: Task) -> None:
+        for task in refused:
+            error = QueueFull("the queue is full; try again later", retry_after=1.0)
+            if task is newcomer:
+                raise error
+            self._fail(task, error)
+
+    def _fail(self, task: Task, error: SollolError) -> None:
+        future = self._waiting.pop(task, None)
+        if future is not None and not future.done():
+            future.set_exception(error)

@@ -1,0 +1,124 @@
+"""Looks at every node again and again, as often as its failure rate asks for; one small task per node."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from sollol.core.events import Event, ModelLearned, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
+from sollol.core.ports import Surveyor
+from sollol.core.types import Model, NodeKind, Survey
+from sollol.engine.engine import Engine
+from sollol.errors import NodeError, NodeUnreachable
+
+log = logging.getLogger(__name__)
+
+# Capabilities are asked for model by model (`/api/show`); a node with more models than this keeps what `/api/tags` said.
+MODELS_ASKED = 200
+
+
+class Monitor:
+    """Watches nodes from `NodeAdded` to `NodeRemoved`. Looks are independent: a node that hangs delays only itself."""
+
+    def __init__(self, engine: Engine, surveyor: Surveyor) -> None:
+        self._engine = engine
+        self._surveyor = surveyor
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[str, asyncio.Event] = {}
+        self._seen: dict[str, asyncio.Event] = {}
+        self._asked: dict[str, set[tuple[str, str]]] = {}
+        engine.listen(self._heard)
+
+    def look(self, node: str) -> None:
+        """Look at a node now; harmless for one that is not known."""
+        if node in self._wanted:
+            self._wanted[node].set()
+
+    async def looked(self, nodes: Iterable[str]) -> None:
+        """Wait until each of `nodes` has been looked at once (found up or down), or is gone."""
+        for node in nodes:
+            if node in self._seen:
+                await self._seen[node].wait()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        watchers = list(self._watchers.values())
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case NodeAdded(node=node):
+                if node.id not in self._watchers:
+                    self._wanted[node.id], self._seen[node.id] = asyncio.Event(), asyncio.Event()
+                    self._watchers[node.id] = asyncio.get_running_loop().create_task(
+                        self._watch(node.id),
+                        name=f"watch {node.id}",
+                    )
+            case NodeChanged(node=node):
+                self.look(node.id)
+            case NodeRemoved(node=node_id):
+                watcher = self._watchers.pop(node_id, None)
+                if watcher is not None:
+                    watcher.cancel()
+                self._wanted.pop(node_id, None)
+                self._seen.pop(node_id, asyncio.Event()).set()
+                self._asked.pop(node_id, None)
+
+    async def _watch(self, node_id: str) -> None:
+        wanted, clock = self._wanted[node_id], self._engine.clock
+        while node_id in self._engine.state.nodes:
+            wanted.clear()
+            await self._look(node_id)
+            if node_id not in self._engine.state.nodes:
+                return
+            known = self._engine.state.nodes[node_id]
+            now = clock.now()
+            due = known.health.probe_at(now, known.overdue(now))
+            try:
+                async with asyncio.timeout(max(0.0, due - clock.now())):
+                    await wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self, node_id: str) -> None:
+        engine = self._engine
+        node = engine.state.nodes[node_id].node
+        try:
+            survey = await self._surveyor.survey(node)
+        except NodeError as error:
+            if node_id in engine.state.nodes:
+                refused = isinstance(error, NodeUnreachable)
+                engine.publish(ProbeFailed(engine.clock.now(), node_id, refused=refused, text=error.text))
+                self._seen[node_id].set()
+                if refused:
+                    engine.transport.forget(node.endpoint)
+            return
+        if node_id in engine.state.nodes:
+            engine.publish(NodeSurveyed(engine.clock.now(), node_id, survey))
+            self._seen[node_id].set()
+            await self._ask_about_new_models(node_id, survey)
+
+    async def _ask_about_new_models(self, node_id: str, survey: Survey) -> None:
+        """`/api/tags` leaves capabilities out; each model is asked about once for each digest."""
+        if survey.kind is not NodeKind.OLLAMA:
+            return
+        asked = self._asked.setdefault(node_id, set())
+        new = [model for model in survey.models if (model.name, model.digest) not in asked][: max(0, MODELS_ASKED - len(asked))]
+        for model in new:
+            asked.add((model.name, model.digest))
+            learned = await self._ask(node_id, model)
+            if learned is not None and node_id in self._engine.state.nodes:
+                self._engine.publish(ModelLearned(self._engine.clock.now(), node_id, learned))
+
+    async def _ask(self, node_id: str, model: Model) -> Model | None:
+        known = self._engine.state.nodes.get(node_id)
+        if known is None:
+            return None
+        try:
+            return await self._surveyor.show(known.node, model)
+        except NodeError as error:
+            log.debug("show failed", extra={"node": node_id, "model": model.name, "error": str(error)})
+            return None

@@ -1,0 +1,108 @@
+"""The paths that make tokens or vectors: peek at the body, make a task of it, and let the pipeline answer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha256
+from itertools import count
+from typing import Final
+
+from sollol.core.ports import Sink
+from sollol.core.types import Mode, Task
+from sollol.engine.pipeline import Handler
+from sollol.errors import NoNodeForModel, SollolError
+from sollol.gateway.context import Gateway
+from sollol.gateway.http import Request
+from sollol.gateway.models import unload_everywhere
+from sollol.wire import errors as wire_errors
+from sollol.wire.names import canonical
+from sollol.wire.requests import Peek, read
+
+PATHS: Final = (
+    "/api/generate",
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+)
+NORMAL: Final = 5
+
+_canonical = lru_cache(maxsize=1_000)(canonical)
+
+
+class Inference:
+    """Handler of the paths above."""
+
+    def __init__(self, gateway: Gateway, pipeline: Handler) -> None:
+        self._gateway = gateway
+        self._pipeline = pipeline
+        self._ids = count(1)
+
+    async def __call__(self, request: Request, sink: Sink) -> None:
+        """Answer one request; raises a `SollolError` as long as nothing was sent."""
+        peek = read(request.path, request.body, request.headers)
+        if peek.unload:
+            await unload_everywhere(self._gateway, peek.model, request, sink)
+            return
+        task = self._task(request, peek)
+        try:
+            await self._pipeline(task, sink)
+        except NoNodeForModel as error:
+            raise NoNodeForModel(peek.model) from error  # named as the client named it
+        except SollolError as error:
+            if not sink.started:
+                raise
+            _end_broken(task, sink, error)
+
+    def _task(self, request: Request, peek: Peek) -> Task:
+        gateway, wishes = self._gateway, peek.control
+        now = gateway.engine.clock.now()
+        return Task(
+            id=next(self._ids),
+            kind=peek.kind,
+            dialect=peek.dialect,
+            path=request.path,
+            model=_canonical(peek.model),
+            body=peek.body,
+            arrived=now,
+            stream=peek.stream,
+            priority=NORMAL if peek.priority is None else peek.priority,
+            mode=self._mode(wishes.mode),
+            client=_client(request, wishes.app),
+            app=wishes.app,
+            deadline=None if wishes.timeout is None else now + wishes.timeout,
+            num_ctx=peek.num_ctx,
+            needs=peek.needs,
+            prompt=peek.prompt,
+            inputs=peek.inputs,
+            max_tokens=peek.max_tokens,
+            keep_alive=peek.keep_alive,
+            pin=wishes.node,
+            load_only=peek.load_only,
+            plain=peek.plain,
+            details=wishes.details,
+            headers=gateway.guard.onward(request.headers),
+        )
+
+    def _mode(self, wished: Mode | None) -> Mode:
+        return self._gateway.config.routing.mode if wished is None else wished
+
+
+def _client(request: Request, app: str) -> str:
+    """Who counts as one in fairness: the key (a digest of it: it shows in listings), else the application, else the address."""
+    key = request.header(b"authorization")
+    if key:
+        return "key " + sha256(key).hexdigest()[:12]
+    return app or request.client
+
+
+def _end_broken(task: Task, sink: Sink, error: SollolError) -> None:
+    """The answer had begun: say what happened in the words of the dialect, or break the connection."""
+    words = wire_errors.stream_ending(task.dialect, str(error)) if task.stream else None
+    if words is None:
+        sink.abort()
+    else:
+        sink.data(words)
+        sink.end()

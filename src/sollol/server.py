@@ -1,0 +1,233 @@
+"""The gateway as one object: `SOLLOL(config).start()`, and `run`, which is `sollol up`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from sollol.announce import Announce, tell
+from sollol.config import Config, NodeSettings
+from sollol.config_sources import load
+from sollol.errors import ConfigError, SollolError
+from sollol.gateway.running import open_gateway
+from sollol.wire.address import parse_address
+
+
+class SOLLOLConfig:
+    """Settings of a gateway in one place, as an application gives them.
+
+    ``hosts`` are nodes in any form ("host", "host:port", "http://host:port", a dict). Without hosts the gateway looks for nodes
+    by itself. ``ray_workers`` and ``dask_workers`` are accepted and start nothing: routing needs no workers. ``metrics_port`` 0
+    leaves the metrics on the gateway's own port (`/metrics`). Settings that are not named here come from the environment and
+    `sollol.toml`, as for `sollol up`. Raises `ConfigError` for a value out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Iterable[str | Mapping[str, Any]] | None = None,
+        gateway_port: int | None = None,
+        metrics_port: int | None = None,
+        host: str | None = None,
+        ray_workers: int = 0,
+        dask_workers: int = 0,
+        discover: bool | None = None,
+    ) -> None:
+        for name, workers in (("ray_workers", ray_workers), ("dask_workers", dask_workers)):
+            if not isinstance(workers, int) or workers < 0:
+                raise ConfigError(f"{name}: expected a number of workers from 0, got {workers!r}")
+        self.hosts = None if hosts is None else list(hosts)
+        self.gateway_port = gateway_port
+        self.metrics_port = metrics_port
+        self.host = host
+        self.ray_workers = ray_workers
+        self.dask_workers = dask_workers
+        self.discover = discover
+
+    @classmethod
+    def auto_discover(cls, **settings: Any) -> Self:
+        """Settings for a gateway that finds its nodes by itself; nothing is searched before it starts."""
+        return cls(discover=True, **settings)
+
+    def to_config(self) -> Config:
+        """The whole tree: the environment and file, and over them what was given here."""
+        given: dict[str, object] = {}
+        if self.gateway_port is not None:
+            given["gateway.port"] = self.gateway_port
+        if self.metrics_port is not None:
+            given["gateway.metrics_port"] = self.metrics_port
+        if self.host is not None:
+            given["gateway.host"] = self.host
+        discover = self.discover if self.discover is not None else (False if self.hosts is not None else None)
+        if discover is not None:
+            given["discovery.enabled"] = discover
+        config = load(arguments=given).config
+        if self.hosts is None:
+            return config
+        return msgspec.structs.replace(config, nodes=tuple(_node_settings(host) for host in self.hosts))
+
+
+class SOLLOL:
+    """A gateway in this process: ``SOLLOL(config)`` or ``SOLLOL(port=8000, hosts=[...])``.
+
+    `start` blocks until Ctrl-C, SIGTERM or `stop`; ``start(blocking=False)`` returns once the port answers and runs it on a
+    thread of its own. As a context manager it starts without blocking and stops at the end of the block.
+    """
+
+    def __init__(self, config: SOLLOLConfig | Config | None = None, *, port: int | None = None, **settings: Any) -> None:
+        if config is None:
+            config = SOLLOLConfig(gateway_port=port, **settings)
+        elif port is not None or settings:
+            raise ConfigError("give a config or single settings, not both")
+        self._config = config.to_config() if isinstance(config, SOLLOLConfig) else config
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """Where it answers ("http://host:port"); empty while it does not run."""
+        return self._address
+
+    def start(self, blocking: bool = True) -> None:
+        """Start the gateway. Raises `PortTaken` when the port is in use; it never returns as if it ran."""
+        if self._thread is not None:
+            raise SollolError("this gateway runs already")
+        ready: Future[str] = Future()
+        if blocking:
+            with asyncio.Runner(loop_factory=loop_factory(self._config)) as runner:
+                runner.run(self._serve(ready, signals=threading.current_thread() is threading.main_thread()))
+            return
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="sollol gateway", daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self._thread.join()
+            self._thread = None
+            raise
+
+    def stop(self) -> None:
+        """End it: running answers may finish for as long as configured. Harmless when it does not run."""
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            with suppress(RuntimeError):  # the loop may have closed in the meantime
+                loop.call_soon_threadsafe(stop.set)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        self.start(blocking=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _run(self, ready: Future[str]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory(self._config)) as runner:
+                runner.run(self._serve(ready, signals=False))
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    async def _serve(self, ready: Future[str], *, signals: bool) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        gateway = await open_gateway(self._config)
+        self._address = gateway.address
+        ready.set_result(gateway.address)
+        try:
+            with _stopping_on_signals(self._stop) if signals else nullcontext():
+                await self._stop.wait()
+        finally:
+            self._address = ""
+            self._loop = self._stop = None
+            await gateway.close()
+
+
+def run(config: Config, *, announce: Announce) -> int:
+    """`sollol up`: run until a signal. Says through `announce` what was found, the address, and a line to try.
+
+    Returns the exit code. Raises `PortTaken` when the port is in use.
+    """
+    with asyncio.Runner(loop_factory=loop_factory(config)) as runner:
+        return runner.run(_up(config, announce))
+
+
+async def _up(config: Config, announce: Announce) -> int:
+    stop = asyncio.Event()
+    with _stopping_on_signals(stop):
+        gateway = await open_gateway(config)
+        record = write_record(config.data_dir, gateway.address)
+        teller = asyncio.create_task(tell(gateway, announce))
+        try:
+            await stop.wait()
+            announce("stopping: running answers may finish")
+        finally:
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
+            await gateway.close()
+            record.unlink(missing_ok=True)
+    return 0
+
+
+def write_record(data_dir: Path, address: str) -> Path:
+    """Note in ``data_dir`` that a gateway runs, so that `sollol down` finds it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    record = data_dir / f"gateway-{address.rpartition(':')[2]}.json"
+    record.write_bytes(msgspec.json.encode({"pid": os.getpid(), "url": address, "started": time.time()}))
+    return record
+
+
+@contextmanager
+def _stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `stop`; a second one ends the process the hard way."""
+    loop = asyncio.get_running_loop()
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def asked(number: int, frame: object) -> None:
+        for name in names:
+            signal.signal(name, before[name])
+        loop.call_soon_threadsafe(stop.set)
+
+    for name in names:
+        signal.signal(name, asked)
+    try:
+        yield
+    finally:
+        for name in names:
+            signal.signal(name, before[name])
+
+
+def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where it is installed and not turned off; None means asyncio's own."""
+    wanted = config.gateway.uvloop
+    if wanted is False:
+        return None
+    try:
+        import uvloop  # noqa: PLC0415 - an extra, looked for only when a gateway starts
+    except ImportError:
+        if wanted is True:
+            raise ConfigError("gateway.uvloop is true, but uvloop is not installed: pip install 'sollol[fast]'") from None
+        return None
+    return uvloop.new_event_loop
+
+
+def _node_settings(host: str | Mapping[str, Any]) -> NodeSettings:
+    address = parse_address(host)
+    return NodeSettings(address.endpoint.url, name=address.name, priority=address.priority or 5)

@@ -1,0 +1,86 @@
+"""How a decision is told to the client: `X-SOLLOL-*` headers, and `_sollol_routing` in the body for those who ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sollol.core.analyze import analyze
+from sollol.core.explain import reason
+from sollol.core.ports import Header
+from sollol.core.types import Decision, Node, NodeKind
+
+
+def headers(decision: Decision, node: Node, kind: NodeKind) -> list[Header]:
+    """The headers of a routed reply. Values are plain ASCII without line breaks, whatever the node is called."""
+    cost = decision.cost
+    return [
+        (b"x-sollol-node", ascii_value(node.label)),
+        (b"x-sollol-host", node.endpoint.authority.encode()),
+        (b"x-sollol-backend", kind.value.encode()),
+        (b"x-sollol-mode", decision.task.mode.value.encode()),
+        (b"x-sollol-score", b"%.1f" % cost.score),
+        (b"x-sollol-attempts", b"%d" % decision.attempt),
+        (b"x-sollol-queue-ms", b"%.1f" % (decision.queued * 1000.0)),
+        (b"x-sollol-reason", ascii_value(reason(decision.ranked))),
+    ]
+
+
+def details(decision: Decision, node: Node, kind: NodeKind) -> dict[str, Any]:
+    """The value of `_sollol_routing`."""
+    task = decision.task
+    found = analyze(task)
+    return {
+        "host": node.endpoint.authority,
+        "node": node.label,
+        "port": node.endpoint.port,
+        "task_type": found.task_type,
+        "complexity": found.complexity,
+        "requires_gpu": found.needs_gpu,
+        "expected_seconds": round(decision.cost.eta, 3),
+        "mode": task.mode.value,
+        "score": round(decision.cost.score, 1),
+        "reason": reason(decision.ranked),
+        "attempts": decision.attempt,
+        "queue_ms": round(decision.queued * 1000.0, 1),
+        "backend": kind.value,
+    }
+
+
+def ascii_value(text: str) -> bytes:
+    """`text` as a header value: printable ASCII, everything else replaced."""
+    if text.isascii() and text.isprintable():
+        return text.encode("ascii")
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
+
+
+class Annotate:
+    """Adds `_sollol_routing` to the last line of an NDJSON stream, or to a document; other lines pass untouched."""
+
+    def __init__(self, decision: Decision, node: Node, kind: NodeKind) -> None:
+        self._value = msgspec.json.encode(details(decision, node, kind))
+        self._rest = b""
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """Complete lines of `data`, the last one of the answer annotated; an incomplete line is kept back."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return b"".join(self._line(line) + b"\n" for line in lines)
+
+    def finish(self, now: float) -> bytes:
+        """What is left of the stream."""
+        rest, self._rest = self._rest, b""
+        return self._line(rest) if rest else b""
+
+    def document(self, body: bytes, now: float) -> bytes:
+        return self._add(body)
+
+    def _line(self, line: bytes) -> bytes:
+        return self._add(line) if b'"done":true' in line else line
+
+    def _add(self, document: bytes) -> bytes:
+        body = document.rstrip()
+        if not body.endswith(b"}"):
+            return document
+        comma = b"" if body == b"{}" else b","
+        return body[:-1] + comma + b'"_sollol_routing":' + self._value + b"}"
