@@ -1,0 +1,138 @@
+"""The request log: one line a request, from a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+
+import pytest
+
+from sollol.core.events import FirstToken, TaskEnded
+from sollol.core.types import Counters, Dialect, Kind, Task
+from sollol.drivers import request_log
+from sollol.drivers.request_log import JsonFormatter, RequestLog, TextFormatter, fields_of
+
+
+class Lines(logging.Handler):
+    """Puts formatted lines into a queue that a test can wait on."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.threads: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.lines.put(self.format(record))
+
+
+def ended(number: int = 1, model: str = "m:latest", **more: object) -> TaskEnded:
+    task = Task(
+        number,
+        Kind.CHAT,
+        Dialect.OLLAMA,
+        "/api/chat",
+        model,
+        b'{"messages":"PROMPT"}',
+        10.0,
+        client="SECRETKEY",
+        app="notes",
+        headers=((b"authorization", b"Bearer SECRETKEY"),),
+    )
+    fields = {"queued": 0.0123, "seconds": 2.0, "first_byte": 0.5, "counters": Counters(7, None), **more}
+    return TaskEnded(12.0, task, 200, "ok", ("a:1", "b:1"), **fields)  # type: ignore[arg-type]  # fields of any type
+
+
+def logger_with(handler: logging.Handler, name: str, level: int = logging.INFO) -> logging.Logger:
+    logger = logging.Logger(name, level)
+    logger.addHandler(handler)
+    return logger
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_line_for_each_request_without_secrets(formatter: logging.Formatter) -> None:
+    handler = Lines(formatter)
+    log = RequestLog(logger_with(handler, "t"))
+    log.start()
+    log.on_event(ended(1))
+    first = handler.lines.get(timeout=5)
+    log.on_event(FirstToken(11.0, ended().task, "a:1"))
+    log.on_event(ended(2))
+    log.close()
+    lines = [first, *(handler.lines.get_nowait() for _ in range(handler.lines.qsize()))]
+    assert len(lines) == 2
+    assert not any(word in line for line in lines for word in ("SECRETKEY", "PROMPT"))
+    assert handler.threads == {"sollol-request-log"}
+
+
+def test_json_fields() -> None:
+    handler = Lines(JsonFormatter())
+    log = RequestLog(logger_with(handler, "t"))
+    log.start()
+    log.on_event(ended(text="x" * 1000))
+    log.close()
+    line = json.loads(handler.lines.get_nowait())
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "logger": "t",
+        "event": "request",
+        "id": 1,
+        "path": "/api/chat",
+        "model": "m:latest",
+        "status": 200,
+        "outcome": "ok",
+        "nodes": "a:1,b:1",
+        "seconds": 2.0,
+        "queued_ms": 12.3,
+        "priority": 5,
+        "stream": True,
+        "app": "notes",
+        "first_byte_ms": 500.0,
+        "prompt_tokens": 7,
+        "error": "x" * 200,
+    }
+
+
+@pytest.mark.parametrize("model", ["evil\nINFO fake=line", 'a "b" c', "x=1", "tab\there", "", "\x1b[31m"])
+def test_a_text_line_stays_one_line(model: str) -> None:
+    record = logging.makeLogRecord({"name": "t", "msg": "request", "levelname": "INFO", **fields_of(ended(model=model))})
+    line = TextFormatter().format(record)
+    assert line.isprintable()
+    assert f" model={json.dumps(model)} " in line
+
+
+def test_a_message_stays_one_line_and_an_exception_is_shown() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "a\nb", "exc_info": (type(error), error, error.__traceback__)})
+    first, *rest = TextFormatter().format(record).split("\n")
+    assert first.endswith(" a\\nb")
+    assert rest[-1] == "ValueError: why"
+    assert json.loads(JsonFormatter().format(record))["exception"].endswith("ValueError: why")
+
+
+def test_nothing_is_queued_where_nobody_listens() -> None:
+    handler = Lines(TextFormatter())
+    log = RequestLog(logger_with(handler, "t", logging.WARNING))
+    log.on_event(ended())
+    log.start()
+    log.close()
+    assert handler.lines.empty()
+
+
+def test_the_oldest_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "QUEUE", 3)
+    handler = Lines(JsonFormatter())
+    log = RequestLog(logger_with(handler, "t"))
+    for number in range(5):
+        log.on_event(ended(number))
+    log.start()
+    log.close()
+    lines = [json.loads(handler.lines.get_nowait()) for _ in range(handler.lines.qsize())]
+    assert (lines[0]["event"], lines[0]["count"]) == ("request lines dropped", 2)
+    assert [line["id"] for line in lines[1:]] == [2, 3, 4]
