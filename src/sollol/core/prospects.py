@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..errors import BadRequest, NoNodeForModel, NoNodes, SollolError, Unsupported
+from .gates import cannot, too_long
 from .node import NodeState
-from .routing import Load, Term, cannot, explained, group_key, too_long, weight
+from .routing import Load, Term, explained, group_key, weight
 from .state import ClusterState
 from .types import Cost, Mode, Task
 from .waiting import Group, Place, Waiting

@@ -13,14 +13,16 @@ touched the node or its time is up. Ranking a request is then a few multiplicati
 
 from __future__ import annotations
 
+from heapq import heapify, heapreplace
 from math import exp
 
 from .estimates import Rates
+from .gates import USABLE, GroupKey, gate
 from .mirror import KvSlot, oldest_free
 from .node import NodeState, speed_or
 from .residency import plan
 from .state import ClusterState
-from .types import Cost, Health, Kind, Mode, Model, NodeKind, Task
+from .types import Cost, Health, Kind, Mode, Task
 
 SAME_PERCENT, SAME_SECONDS = 0.10, 0.5
 """Costs within 10 %, or half a second, of the best are equal where nodes have priorities."""
@@ -30,8 +32,6 @@ LEAST_SUCCESS = 0.05
 _MODELLESS_SLOTS = 64
 _LONG, _SHORT = 30.0, 0.5
 _WEIGHTS = {Mode.FAST: 2.0}
-_USABLE = frozenset({Health.UP, Health.HALF_OPEN, Health.UNKNOWN})
-GroupKey = tuple[str, int | None, frozenset[str], bool]
 
 
 def group_key(task: Task) -> GroupKey:
@@ -48,7 +48,7 @@ class Term:
     """What a node offers to one group. ``until`` is when it must be renewed even if nothing happens there.
 
     ``per_prompt`` and ``per_answer`` are seconds a token, contention and slowness included; ``held`` is what the slot that
-    would be overwritten holds (seconds to make again); ``frees`` are the times when slots become free, earliest first.
+    would be overwritten holds (seconds to make again); ``frees`` is a heap of the times when slots become free.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class Term:
         self.version = node.version
         self.until = now + _LONG
         self.blocked = gate(node, key, now)
-        self.unusable = node.health.at(now) not in _USABLE
+        self.unusable = node.health.at(now) not in USABLE
         if self.blocked:
             self.free = 0
             self.until = now + _SHORT
@@ -184,10 +184,12 @@ class Term:
 
     # --- inside one round of decisions
 
-    def give(self, same_slots: bool) -> None:
-        """A slot is handed out; the node's next version will tell the same."""
+    def give(self, same_slots: bool, run: float, now: float) -> None:
+        """A slot is handed out for ``run`` seconds; the node's next version will tell the same."""
         if same_slots:
             self.free -= 1
+            self.frees = [*self.frees, now + self.load + run]
+            heapify(self.frees)
         more = self.factor
         self.factor = more + self.unit / self.slow
         self.per_prompt *= self.factor / more
@@ -196,14 +198,13 @@ class Term:
 
     def reserve(self, run: float, now: float) -> None:
         """The slot that frees first is kept for somebody who will run ``run`` seconds in it."""
-        frees = sorted(self.frees)
-        frees[0] = max(frees[0], now) + run
-        frees.sort()
-        self.frees = frees
-
-    def restore(self) -> None:
-        """Forget reservations."""
-        self.frees = self.pristine
+        if self.frees is self.pristine:
+            self.frees = list(self.frees)
+        frees = self.frees
+        if frees:
+            heapreplace(frees, max(frees[0], now) + run)
+        else:
+            frees.append(now + run)
 
 
 def _rates(rates: Rates | None, node: NodeState, model: str, state: ClusterState, now: float) -> tuple[float, float, float]:
@@ -215,57 +216,6 @@ def _rates(rates: Rates | None, node: NodeState, model: str, state: ClusterState
     if rates is None:
         return prefill, decode, node.contention(model)
     return speed_or(rates.prefill, prefill, now), speed_or(rates.decode, decode, now), rates.contention.a
-
-
-# --- gates: never traded against seconds
-
-
-def gate(node: NodeState, key: GroupKey, now: float) -> str:
-    """Why ``node`` cannot take requests of a group now; empty when it can."""
-    health = node.health.at(now)
-    if health not in _USABLE:
-        return f"circuit open for {node.health.retry_at - now:.0f} s" if health is Health.OPEN else health.value
-    if health is Health.HALF_OPEN and node.running:
-        return "half-open: one request at a time"
-    return cannot(node, key) or _switching(node, key[0])
-
-
-def _switching(node: NodeState, model: str) -> str:
-    runner = node.runners.get(model)
-    return f"switching to {runner.leaving_for}" if runner is not None and runner.leaving_for else ""
-
-
-def cannot(node: NodeState, key: GroupKey) -> str:
-    """Why ``node`` cannot serve the group, whatever its health; empty when it can."""
-    model = key[0]
-    if not model:
-        return ""
-    known = node.models.get(model)
-    if known is None:
-        return "model not there"
-    if node.loading:
-        return "loading its model"
-    return _unable(node, known, key)
-
-
-def _unable(node: NodeState, known: Model, key: GroupKey) -> str:
-    _, num_ctx, needs, _ = key
-    told = known.capabilities and (node.kind is not NodeKind.OLLAMA or known.name in node.shown)
-    if told and not needs <= known.capabilities:
-        return "lacks " + ", ".join(sorted(needs - known.capabilities))
-    if num_ctx and known.context_length and num_ctx > known.context_length and node.kind is not NodeKind.OLLAMA:
-        return f"context of {known.context_length} tokens"
-    if node.node.memory and node.footprint(known.name) > node.node.memory:
-        return "does not fit into its memory"
-    return ""
-
-
-def too_long(node: NodeState, task: Task, prompt: float) -> bool:
-    """Whether the prompt is surely longer than the node's context; Ollama cuts prompts instead."""
-    known = node.models.get(task.model)
-    if known is None or not known.context_length or node.kind is NodeKind.OLLAMA:
-        return False
-    return 0.7 * prompt > known.context_length
 
 
 # --- cost of one request on one node

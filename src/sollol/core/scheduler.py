@@ -26,13 +26,12 @@ from ..errors import DeadlineExceeded, NoNodes, SollolError
 from . import prospects
 from .estimates import Recent
 from .fairness import Tags
-from .routing import Load, Term, best, cannot, choose, explained, group_key, too_long, weight
+from .gates import cannot, too_long
+from .routing import Load, Term, best, choose, explained, group_key, weight
 from .state import ClusterState
 from .types import Cost, Decision, Health, Mode, Task
-from .waiting import Group, Place, Waiting
+from .waiting import LOOKED_AT, Group, Place, Waiting, candidates
 
-LOOKED_AT = 48
-"""Requests that one round looks at."""
 _GROUPS = 256
 _PLACES = 65_536
 
@@ -152,6 +151,9 @@ class Scheduler:
             if not self._active:
                 return self._alone(fresh, now)
             self._enqueue(fresh)
+        # Once only: a second look would forget what is handed out here and not published yet.
+        for group in self._active.values():
+            group.refresh(self._state, now)
         decisions: list[Decision] = []
         while self._active:
             more = self._round(now)
@@ -163,9 +165,9 @@ class Scheduler:
     def _alone(self, entry: Waiting, now: float) -> list[Decision]:
         """The usual case: nobody else waits."""
         entry.group.refresh(self._state, now)
+        entry.group.restore()
         decision = self._try(entry, now)
         if decision is None:
-            entry.group.restore()
             self._enqueue(entry)
             return []
         self._sent(entry, float("inf"))
@@ -176,7 +178,6 @@ class Scheduler:
         ready = []
         decisions = []
         for group in list(self._active.values()):
-            group.refresh(self._state, now)
             group.restore()
             if not group.open:
                 decision = self._through_open(group, now)
@@ -184,36 +185,43 @@ class Scheduler:
                     decisions.append(decision)
             elif group.count_free():
                 ready.append(group)
-        for entry in _candidates(ready):
-            if entry.group.free <= 0:
-                if all(group.free <= 0 for group in ready):
-                    break
+        for group in ready:
+            group.shorten(self._state, now)
+        free = True
+        for entry in candidates(ready):
+            if not free:
+                break
+            group = entry.group
+            if group.free <= 0 or (group.shortlist is not None and entry.typical(self._state, now) and group.shortlist.waits()):
                 continue
             decision = self._try(entry, now)
             if decision is not None:
-                self._hand_out(entry.group, entry.group.by_node[decision.node])
+                self._hand_out(entry, group.by_node[decision.node], now)
                 self._sent(entry, self._least_tag())
                 decisions.append(decision)
+                free = any(group.free > 0 for group in ready)
         return decisions
 
     def _try(self, entry: Waiting, now: float) -> Decision | None:
         """The decision if the best node has a free slot; else that slot is reserved virtually for this round."""
         group, task = entry.group, entry.task
-        terms = group.open
         load = entry.size(self._state, now)
+        exact = group.ranked or task.mode is Mode.ASYNC
+        terms = group.open if exact or group.shortlist is None else group.shortlist.near(load)
         if entry.exclude or task.pin is not None or group.limited:
-            terms = [term for term in terms if not entry.avoids(term.node) and not too_long(term.node, task, load.prompt)]
+            terms = [term for term in group.open if not entry.avoids(term.node) and not too_long(term.node, task, load.prompt)]
         if not terms:
             return None
         wait_weight, reliable = weight(task.mode), task.mode is Mode.RELIABLE
         costs, first, second = best(load, terms, now, wait_weight, reliable)
-        if group.ranked or task.mode is Mode.ASYNC:
+        if exact:
             chosen = choose(task, terms, costs, first, now)
             if chosen != first:
                 first, second = chosen, first
         term = terms[first]
         if term.free <= 0:
             term.reserve(load.run(term), now)
+            group.moved(term)
             return None
         cost = explained(load, term, now, wait_weight, reliable)
         if second < 0:
@@ -238,9 +246,10 @@ class Scheduler:
                 return Decision(entry.task, term.node_id, (cost,), now - entry.task.arrived, entry.place.attempt)
         return None
 
-    def _hand_out(self, group: Group, given: Term) -> None:
+    def _hand_out(self, entry: Waiting, given: Term, now: float) -> None:
         """Make every group see that the slot is taken, before the attempt is published."""
-        node = given.node
+        node, group = given.node, entry.group
+        run = entry.size(self._state, now).run(given)
         begins_load = not given.warm and given.evict >= 0.0 and group.key[0] not in node.runners
         alone = node.health.state in (Health.OPEN, Health.HALF_OPEN)
         for other in self._active.values():
@@ -248,12 +257,13 @@ class Scheduler:
             if term is None or term.blocked:
                 continue
             same = other.key[0] == group.key[0]
-            term.give(same or node.shares_slots())
+            term.give(same or node.shares_slots(), run, now)
             if alone or (begins_load and not same):
                 term.free = 0
                 self._cut = True
             elif begins_load:
                 term.ready, term.evict = term.load, 0.0
+            other.moved(term)
             other.count_free()
 
     def _sent(self, entry: Waiting, least_waiting: float) -> None:
@@ -374,20 +384,3 @@ class Scheduler:
                 self._tags.settle(end.task.client, end.task.priority, (end.used - end.foreseen) / (0.6 * slots))
             if end.over and place is not None:
                 del self._places[end.task.id]
-
-
-def _candidates(groups: list[Group]) -> list[Waiting]:
-    """The first 48, in rounds over the groups, put in order: many waiters for one model do not hide another's."""
-    if len(groups) == 1:
-        return groups[0].waiting[:LOOKED_AT]
-    groups.sort(key=lambda group: group.waiting[0].key)
-    chosen: list[Waiting] = []
-    depth = 0
-    while len(chosen) < LOOKED_AT:
-        row = [group.waiting[depth] for group in groups if len(group.waiting) > depth]
-        if not row:
-            break
-        chosen += row[: LOOKED_AT - len(chosen)]
-        depth += 1
-    chosen.sort()
-    return chosen

@@ -6,11 +6,15 @@ from bisect import bisect_left, insort
 
 from msgspec import Struct
 
+from .gates import GroupKey
 from .node import NodeState
-from .routing import GroupKey, Load, Term
+from .routing import Load, Term, weight
+from .shortlist import SMALL, Shortlist
 from .state import ClusterState
-from .types import NodeKind, Task
+from .types import Mode, NodeKind, Task
 
+LOOKED_AT = 48
+"""Requests that one round looks at."""
 _REFRESH = 1.0
 _UNIT_PROMPT, _UNIT_ANSWER = 200.0, 200.0
 
@@ -57,6 +61,13 @@ class Waiting:
             self.load_at = now
         return load
 
+    def typical(self, state: ClusterState, now: float) -> bool:
+        """Whether only its size tells the request from others of its group."""
+        task = self.task
+        if self.exclude or task.pin is not None or task.mode is not Mode.BALANCED:
+            return False
+        return self.size(state, now).prefixes is None
+
     def avoids(self, node: NodeState) -> bool:
         """Whether the request may not go to ``node``: pinned elsewhere, or failed there and the node was not down since."""
         pin = self.task.pin
@@ -82,6 +93,7 @@ class Group:
         "limited",
         "open",
         "ranked",
+        "shortlist",
         "slots",
         "terms",
         "unit",
@@ -104,6 +116,7 @@ class Group:
         self.usable = False
         self.ranked = False
         self.limited = False
+        self.shortlist: Shortlist | None = None
 
     def add(self, entry: Waiting) -> None:
         """Put a request in its place."""
@@ -141,8 +154,19 @@ class Group:
         self.free = sum([term.free for term in self.open])
         return self.free
 
+    def shorten(self, state: ClusterState, now: float) -> None:
+        """Prepare for a round over many requests: in a large cluster each looks at a few nodes only."""
+        if len(self.open) > SMALL and len(self.waiting) > 1 and not self.ranked and not self.limited:
+            self.shortlist = Shortlist(self.waiting[0].size(state, now), self.open, now, weight(Mode.BALANCED))
+
+    def moved(self, term: Term) -> None:
+        """Slots or reservations of one node changed within the round."""
+        if self.shortlist is not None:
+            self.shortlist.moved(term)
+
     def restore(self) -> None:
         """Forget reservations of the last round."""
+        self.shortlist = None
         for term in self.terms:
             term.frees = term.pristine
 
@@ -165,3 +189,21 @@ class Group:
         self.limited = any(term.node.kind is not NodeKind.OLLAMA for term in self.terms)
         self.by_node = {term.node_id: term for term in self.terms}
         self._fresh_at = -1.0
+
+
+def candidates(groups: list[Group]) -> list[Waiting]:
+    """The first 48, in rounds over the groups, put in order: many waiters for one model do not hide another's."""
+    if len(groups) == 1:
+        # In a large cluster 48 requests are over too soon to show that waiting for the fast nodes is the longer way.
+        return groups[0].waiting[: max(LOOKED_AT, groups[0].slots if groups[0].shortlist is not None else 0)]
+    groups.sort(key=lambda group: group.waiting[0].key)
+    chosen: list[Waiting] = []
+    depth = 0
+    while len(chosen) < LOOKED_AT:
+        row = [group.waiting[depth] for group in groups if len(group.waiting) > depth]
+        if not row:
+            break
+        chosen += row[: LOOKED_AT - len(chosen)]
+        depth += 1
+    chosen.sort()
+    return chosen

@@ -1,0 +1,58 @@
+"""What keeps a node from serving a request, never traded against seconds. A reason in words, or nothing."""
+
+from __future__ import annotations
+
+from .node import NodeState
+from .types import Health, Model, NodeKind, Task
+
+USABLE = frozenset({Health.UP, Health.HALF_OPEN, Health.UNKNOWN})
+GroupKey = tuple[str, int | None, frozenset[str], bool]
+"""Model, num_ctx, needed capabilities, whether it embeds."""
+
+
+def gate(node: NodeState, key: GroupKey, now: float) -> str:
+    """Why ``node`` cannot take requests of a group now; empty when it can."""
+    health = node.health.at(now)
+    if health not in USABLE:
+        return f"circuit open for {node.health.retry_at - now:.0f} s" if health is Health.OPEN else health.value
+    if health is Health.HALF_OPEN and node.running:
+        return "half-open: one request at a time"
+    return cannot(node, key) or _switching(node, key[0])
+
+
+def _switching(node: NodeState, model: str) -> str:
+    runner = node.runners.get(model)
+    return f"switching to {runner.leaving_for}" if runner is not None and runner.leaving_for else ""
+
+
+def cannot(node: NodeState, key: GroupKey) -> str:
+    """Why ``node`` cannot serve the group, whatever its health; empty when it can."""
+    model = key[0]
+    if not model:
+        return ""
+    known = node.models.get(model)
+    if known is None:
+        return "model not there"
+    if node.loading:
+        return "loading its model"
+    return _unable(node, known, key)
+
+
+def _unable(node: NodeState, known: Model, key: GroupKey) -> str:
+    _, num_ctx, needs, _ = key
+    told = known.capabilities and (node.kind is not NodeKind.OLLAMA or known.name in node.shown)
+    if told and not needs <= known.capabilities:
+        return "lacks " + ", ".join(sorted(needs - known.capabilities))
+    if num_ctx and known.context_length and num_ctx > known.context_length and node.kind is not NodeKind.OLLAMA:
+        return f"context of {known.context_length} tokens"
+    if node.node.memory and node.footprint(known.name) > node.node.memory:
+        return "does not fit into its memory"
+    return ""
+
+
+def too_long(node: NodeState, task: Task, prompt: float) -> bool:
+    """Whether the prompt is surely longer than the node's context; Ollama cuts prompts instead."""
+    known = node.models.get(task.model)
+    if known is None or not known.context_length or node.kind is NodeKind.OLLAMA:
+        return False
+    return 0.7 * prompt > known.context_length
