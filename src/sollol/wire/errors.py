@@ -82,14 +82,18 @@ def _shape(dialect: Dialect, status: int, text: str, request_id: str = "") -> di
     return {"error": {"message": text, "type": known, "param": None, "code": None}}
 
 
+_NOTHING: Final = Raw(b"")
+_EMPTY: Final = (b"", b"null", b'""')
+
+
 class _Said(Struct):
-    error: Raw | None = None
-    message: Raw | None = None
-    detail: Raw | None = None
+    error: Raw = _NOTHING
+    message: Raw = _NOTHING
+    detail: Raw = _NOTHING
 
 
 class _Inner(Struct):
-    message: Raw | None = None
+    message: Raw = _NOTHING
 
 
 def message(body: bytes) -> str:
@@ -99,7 +103,7 @@ def message(body: bytes) -> str:
     except (msgspec.DecodeError, RecursionError):
         return body.decode("utf-8", "replace").strip()[:MAX_TEXT]
     for value in (said.error, said.message, said.detail):
-        if value is not None:
+        if bytes(value) not in _EMPTY:
             return words(value)[:MAX_TEXT]
     return body.decode("utf-8", "replace").strip()[:MAX_TEXT]
 
@@ -107,12 +111,12 @@ def message(body: bytes) -> str:
 def words(value: Raw) -> str:
     """The text of an "error" value: a string, or an object with a "message"."""
     try:
-        inner = msgspec.json.decode(value, type=str | _Inner | None)
-    except (msgspec.DecodeError, RecursionError):
+        inner = msgspec.json.decode(value, type=str | _Inner)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return bytes(value).decode("utf-8", "replace")
-    if isinstance(inner, _Inner):
-        return words(inner.message) if inner.message is not None else bytes(value).decode("utf-8", "replace")
-    return inner or ""
+    if isinstance(inner, str):
+        return inner
+    return bytes(value).decode("utf-8", "replace") if inner.message is _NOTHING else words(inner.message)
 
 
 # Ollama answers 500 to these, though the request is at fault (recorded). The last three are llama.cpp's, from its source.

@@ -9,6 +9,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from .endings import Timings, Usage
+from .fields import present
+from .prompts import NOTHING
 
 _REASONS: Final = {"length": "length", "max_tokens": "length"}
 NS: Final = 1_000_000_000
@@ -68,7 +70,7 @@ class Said(Struct):
 class Logprobs(Struct):
     """Chat's logprobs; their items are Ollama's too."""
 
-    content: Raw | None = None
+    content: Raw = NOTHING
 
 
 class Choice(Struct):
@@ -88,7 +90,7 @@ class Chunk(Struct):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     timings: Timings | None = None
-    error: Raw | UnsetType = UNSET
+    error: Raw = NOTHING
 
 
 class Vector(Struct):
@@ -107,7 +109,6 @@ class Vectors(Struct):
 
 chunk: Final = msgspec.json.Decoder(Chunk).decode
 vectors: Final = msgspec.json.Decoder(Vectors).decode
-_EMPTY: Final = Choice()
 
 
 def timestamp(wall: float) -> str:
@@ -130,6 +131,12 @@ def text_of(choice: Choice) -> tuple[str, str]:
     if said is None:
         return choice.text or "", ""
     return said.content or "", said.reasoning_content or said.reasoning or ""
+
+
+def logprobs_of(choice: Choice) -> Raw | UnsetType:
+    """Ollama's "logprobs" of a piece; UNSET where there are none."""
+    told = NOTHING if choice.logprobs is None else choice.logprobs.content
+    return told if present(told) else UNSET
 
 
 def line(chat: bool, model: str, created_at: str, text: str, thinking: str) -> ChatLine | GenerateLine:

@@ -15,8 +15,10 @@ _SYNTAX: Final = (
     ("expected ',' or ']'", "after array element"),
     ("trailing characters", "after top-level value"),
     ("invalid number", "in numeric literal"),
+    ("invalid escape character", "in string escape code"),
     ("invalid escaped character", "in string escape code"),
 )
+_ONE_LATE: Final = ("trailing characters", "invalid escape character")
 _KINDS: Final = {
     "int": "number",
     "float": "number",
@@ -58,6 +60,8 @@ def complaint(error: Exception, body: bytes, struct: str) -> str:
         return "unexpected EOF"
     found = _BYTE.search(text)
     at = int(found.group(1)) if found else len(body)
+    if any(name in text for name in _ONE_LATE):  # msgspec counts these from the byte after
+        at -= 1
     where = "in string literal" if body[at : at + 1] < b" " else "looking for beginning of value"
     for ours, go in _SYNTAX:
         if ours in text:

@@ -48,7 +48,7 @@ def of_messages(messages: list[Message], seed: Raw = NOTHING) -> Prompt:
     for message in messages:
         content, role = message.content, message.role
         if role:  # the same text said by another is another prefix
-            state ^= len(role) + ord(role[0])
+            state ^= len(role) * 131 + ord(role[0])
         state = crc32(content, state)
         if message.images is not NOTHING or (content is not NOTHING and memoryview(content)[0] == _BRACKET):
             more, seen = _with_pictures(message)

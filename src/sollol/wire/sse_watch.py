@@ -37,7 +37,7 @@ class SseWatch:
         if self._open is None and self.first_ok and data.endswith(_GAPS):
             self.tokens += data.count(b"\n\n") or data.count(b"\n\r\n")
             self._tail.append(data if len(data) <= KEEP else data[-KEEP:])
-            if b'"error"' in data:
+            if b"error" in data:
                 self._look_for_error(data)
             return
         self._join(data)
@@ -74,7 +74,7 @@ class SseWatch:
         self._tail.append(events if len(events) <= KEEP else events[-KEEP:])
         if not self.first_ok and self.problem is None:
             self._judge_first(events)
-        if b'"error"' in events:
+        if b"error" in events:
             self._look_for_error(events)
 
     def _judge_first(self, events: bytes) -> None:

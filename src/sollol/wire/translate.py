@@ -17,6 +17,7 @@ from sollol.errors import Unsupported
 from . import from_openai as replies
 from . import to_openai as requests
 from .errors import message, request_fault
+from .fields import present
 from .from_openai import ChatLine, Chunk, Clocked, GenerateLine
 from .lines import Events
 
@@ -126,8 +127,7 @@ class _Text:
         self._note(seen, now)
         text, thinking = replies.text_of(choice)
         made = self._last(text, thinking, now)
-        if choice.logprobs is not None and choice.logprobs.content is not None:
-            made.logprobs = choice.logprobs.content
+        made.logprobs = replies.logprobs_of(choice)
         return msgspec.json.encode(made)
 
     def error(self, status: int, body: bytes) -> tuple[int, bytes]:
@@ -143,7 +143,7 @@ class _Text:
         except (msgspec.DecodeError, RecursionError):
             self.problem = self.problem or "the node's stream is not what was asked for"
             return b""
-        if seen.error is not msgspec.UNSET:
+        if present(seen.error):
             self.problem = message(data)
             return b""
         self._note(seen, now)
@@ -158,8 +158,7 @@ class _Text:
             self._times.first = now
         self._times.last = now
         made = replies.line(self._chat, self._model, self._stamp(now), text, thinking)
-        if choice.logprobs is not None and choice.logprobs.content is not None:
-            made.logprobs = choice.logprobs.content
+        made.logprobs = replies.logprobs_of(choice)
         return msgspec.json.encode(made) + b"\n"
 
     def _note(self, seen: Chunk, now: float) -> None:
