@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from sollol.core.ports import Outgoing, Receiver
+from sollol.core.ports import Headers, Outgoing, Receiver
 from sollol.core.types import Node
 from sollol.errors import NodeClosed, NodeError
 
@@ -27,6 +27,21 @@ class Owner(Protocol):
         ...
 
     def connect(self, call: Call) -> None: ...
+
+
+class _Nobody:
+    """Takes the receiver's place when an exchange is over: the receiver mostly knows its exchange, and a pair that hold
+    each other would, with all that belongs to the request, stay in memory until the cycle collector comes.
+    """
+
+    def on_head(self, status: int, headers: Headers) -> None: ...
+    def on_data(self, data: bytes) -> None: ...
+    def on_end(self) -> None: ...
+    def on_error(self, error: Exception) -> None: ...
+    def on_writable(self, writable: bool) -> None: ...
+
+
+_NOBODY = _Nobody()
 
 
 class Call:
@@ -53,7 +68,7 @@ class Call:
     def __init__(self, owner: Owner, node: Node, request: Outgoing, receiver: Receiver) -> None:
         self.node = node
         self.request = request
-        self.receiver = receiver
+        self.receiver: Receiver = receiver
         self.head = request_head(node, request)
         self.connection: Connection | None = None
         self.opening: asyncio.Task[None] | None = None
@@ -141,7 +156,7 @@ class Call:
         """Give up; the socket is closed now."""
         if self.over:
             return
-        self.over = True
+        self.finish_receiving()
         if self.opening is not None:
             self.opening.cancel()
         if self.connection is not None:
@@ -150,8 +165,13 @@ class Call:
     def fail(self, error: NodeError) -> None:
         """The exchange ends with `error`."""
         if not self.over:
-            self.over = True
-            self.receiver.on_error(error)
+            self.finish_receiving().on_error(error)
+
+    def finish_receiving(self) -> Receiver:
+        """The exchange is over; gives the receiver for its last call."""
+        self.over = True
+        receiver, self.receiver = self.receiver, _NOBODY
+        return receiver
 
     def disconnected(self, connection: Connection, text: str) -> None:
         """The node closed the connection before the reply was complete."""

@@ -133,25 +133,28 @@ class Connection(asyncio.Protocol):
         headers, self._headers = self._headers, []
         if 100 <= status < 200 and status != 101:
             return  # an interim reply; the real one follows
-        length, framing = _framing(headers)
-        if status < 200 or (framing and framing != b"chunked") or self._parser.get_http_version() not in ("1.1", "1.0"):
+        parser = self._parser
+        index = {name.lower(): value for name, value in headers}
+        coding = index.get(b"transfer-encoding", b"").strip().lower()
+        version = parser.get_http_version()
+        if status < 200 or coding not in (b"", b"chunked") or version not in ("1.1", "1.0"):
             self._fail(BadReply(call.node.id, "a status, version or transfer coding that was not asked for"))
             return
-        size = sum(len(name) + len(value) + 4 for name, value in headers)
-        if size > HEAD_LIMIT:
+        if self._unproductive > HEAD_LIMIT and _size(headers) > HEAD_LIMIT:  # else it is a body that came along
             self._fail(BadReply(call.node.id, f"the reply's headers are over {HEAD_LIMIT} bytes"))
             return
         self._in_head = False
         self._unproductive = 0
-        call.length = length
+        if b"content-length" in index:
+            call.length = int(index[b"content-length"])
         bodyless = call.request.method == "HEAD"
-        self._until_close = not (framing or bodyless or length is not None or status in _NO_BODY)
-        self._keep = self._parser.should_keep_alive()
-        call.receiver.on_head(status, passed_on(headers))
+        self._until_close = not (coding or bodyless or call.length is not None or status in _NO_BODY)
+        self._keep = parser.should_keep_alive()
+        call.receiver.on_head(status, passed_on(headers, index))
         if bodyless:
             # llhttp cannot be told that no body follows, so what it would read as one is thrown away with it.
             self._done = True
-            self._keep = self._parser.get_http_version() == "1.1" and _open_after(headers)
+            self._keep = version == "1.1" and b"close" not in index.get(b"connection", b"").lower()
             self._parser = httptools.HttpResponseParser(self)
 
     def on_body(self, body: bytes) -> None:
@@ -210,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, call: Call) -> None:
         self._call = call.connection = None
-        call.over = True
+        receiver = call.finish_receiving()
         if call.paused:
             self.resume()  # an idle connection must see that it was closed
         if self._keep and self._clean and call.sent:
@@ -218,7 +221,7 @@ class Connection(asyncio.Protocol):
             self._owner.keep(self)
         else:
             self.abort()
-        call.receiver.on_end()
+        receiver.on_end()
 
     def _fail(self, error: NodeError) -> None:
         call, self._call = self._call, None
@@ -242,16 +245,5 @@ class Connection(asyncio.Protocol):
         call.disconnected(self, f"connection closed before the reply was complete{reason}")
 
 
-def _framing(headers: list[Header]) -> tuple[int | None, bytes]:
-    """Content-Length and Transfer-Encoding; llhttp has refused both together, doubled ones and bad numbers already."""
-    length, coding = None, b""
-    for name, value in headers:
-        if len(name) == 14 and name.lower() == b"content-length":
-            length = int(value)
-        elif len(name) == 17 and name.lower() == b"transfer-encoding":
-            coding = value.strip().lower()
-    return length, coding
-
-
-def _open_after(headers: list[Header]) -> bool:
-    return not any(name.lower() == b"connection" and b"close" in value.lower() for name, value in headers)
+def _size(headers: list[Header]) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)

@@ -10,10 +10,10 @@ from typing import Protocol, cast
 import httptools
 
 from sollol.core.ports import Header
-from sollol.errors import BadRequest, BodyTooLarge, HeadersTooLarge, QueueFull, RequestTimeout, SollolError
+from sollol.errors import BadRequest, BodyTooLarge, HeadersTooLarge, QueueFull, RequestTimeout, SollolError, Unsupported
 
-from .framing import HEADERS_READ, Framing, check, method_of, origin_form
-from .http import App, Request, Route
+from .framing import METHODS, body_length, origin_form
+from .http import App, Request
 from .turn import Turn
 from .upload import Upload
 
@@ -52,8 +52,8 @@ class Door(asyncio.Protocol):
     """The server's side of one connection. ``expires`` is the tick at which `expire` is due."""
 
     __slots__ = (
-        *("_client", "_deaf", "_framing", "_headers", "_held", "_house", "_lingering", "_loop", "_parser", "_queue"),
-        *("_reading", "_seen", "_url", "app", "clogged", "current", "expires", "transport"),
+        *("_client", "_deaf", "_headers", "_held", "_house", "_lingering", "_parser", "_queue"),
+        *("_reading", "_seen", "_url", "app", "clogged", "current", "expires", "loop", "transport"),
     )
 
     transport: asyncio.Transport
@@ -64,14 +64,16 @@ class Door(asyncio.Protocol):
         self.expires = NEVER
         self.clogged = False
         self._house = house
-        self._loop = loop
+        self.loop = loop
         self._client = ""
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Turn] = deque()
         self._reading: Turn | None = None
         self._held = b""
         self._deaf = self._lingering = False
-        self._next_head()
+        self._url = b""
+        self._headers: list[Header] = []
+        self._seen = 0  # bytes since the last piece of body: a head or trailers that never end
 
     @property
     def date(self) -> bytes:
@@ -193,11 +195,12 @@ class Door(asyncio.Protocol):
         turn = self._reading
         if turn is None or self._deaf:
             return
-        if turn.chunked_body or turn.left_to_read:
-            framing = b"Transfer-Encoding: chunked" if turn.chunked_body else b"Content-Length: %d" % turn.left_to_read
+        chunked = turn.request is not None and turn.request.length is None
+        if chunked or turn.left_to_read:
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % turn.left_to_read
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-            self._next_head()
+            self._url, self._headers = b"", []
         else:
             self._message_read(turn)
         if rest:
@@ -209,40 +212,36 @@ class Door(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is None:  # else a trailer, which nobody reads
-            name, value = name.lower(), value.rstrip(b" \t")
-            self._headers.append((name, value))
-            if name in HEADERS_READ:
-                self._framing.note(name, value)
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._deaf or self._reading is not None:  # the latter: the head made for a body after an upgrade
             return
-        parser, framing, headers = self._parser, self._framing, self._headers
-        method, version = method_of(parser.get_method()), parser.get_http_version()
-        url = origin_form(self._url, headers)
-        path, _, query = url.decode("ascii", "replace").partition("?")
-        request = Request(method or "", path, query, headers, self._client, length=framing.length, http10=version == "1.0")
-        turn = Turn(self, request, parser.should_keep_alive())
-        turn.chunked_body, turn.left_to_read = framing.chunked, framing.length or 0
-        turn.expects = framing.expects and not request.http10
-        self._next_head()
-        self._reading = turn
+        parser = self._parser
+        headers = [(name.lower(), value.rstrip()) for name, value in self._headers]
+        index = dict(headers)
+        version = parser.get_http_version()
+        method = METHODS.get(parser.get_method())
+        request = Request(method or "", "", "", headers, self._client, http10=version != "1.1")
+        self._reading = turn = Turn(self, request, parser.should_keep_alive())
+        self._seen = 0
+        self._headers = []  # of trailers, which nobody reads
+        url, self._url = self._url, b""
         try:
-            check(framing, method, version, url)
+            request.length = length = body_length(headers, index, version)
+            if method is None:
+                raise Unsupported("this method is not served")
+            target = url if url[:1] == b"/" and b"#" not in url else origin_form(url, headers, method)
         except SollolError as error:  # the framing cannot be trusted: nothing after this head is read
             self._refuse_rest(error)
             return
-        if framing.length != 0:
+        request.path, _, request.query = target.decode("ascii", "replace").partition("?")
+        turn.left_to_read = length or 0
+        turn.upgrade = b"upgrade" in index
+        if length != 0:
             self.expires = self._house.tick + self._house.body_ticks
-        try:
-            turn.route = route = self.app.route(request)
-        except SollolError as refusal:
-            turn.refusal = refusal
-            if turn.expects or framing.chunked or turn.left_to_read > _DISCARD:
-                self._refuse_rest(refusal)
-        else:
-            self._head_read(turn, request, route)
+            turn.expects = b"expect" in index and index[b"expect"].lower() == b"100-continue" and not request.http10
+        self._ask_route(turn, request)
 
     def on_body(self, body: bytes) -> None:
         turn = self._reading
@@ -262,31 +261,33 @@ class Door(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         turn = self._reading
-        if turn is not None and not self._deaf and not self._parser.should_upgrade():
+        if turn is not None and not self._deaf and not (turn.upgrade and self._parser.should_upgrade()):
             self._message_read(turn)
 
     # what was read
 
-    def _next_head(self) -> None:
-        self._url = b""
-        self._headers: list[Header] = []
-        self._framing = Framing()
-        self._seen = 0  # bytes since the last piece of body: a head or trailers that never end
-
-    def _head_read(self, turn: Turn, request: Request, route: Route) -> None:
-        """Refuse what is too large by its own words, and start a handler that reads the body itself."""
+    def _ask_route(self, turn: Turn, request: Request) -> None:
+        """Refuse what can be refused by its head; start a handler that reads the body itself."""
+        try:
+            turn.route = route = self.app.route(request)
+        except SollolError as refusal:
+            turn.refusal = refusal
+            if turn.expects or request.length is None or request.length > _DISCARD:
+                self._refuse_rest(refusal)
+            return
         if turn.left_to_read > route.body_limit:
             self._too_large(route.body_limit)
         elif route.streams:
             turn.upload = Upload(self._hold, lambda: self._invite(turn))
             request.chunks = turn.upload
             self._take(turn, None)
-        elif self.current is None:
+        elif self.current is None and turn.expects:
             self._invite(turn)
 
     def _message_read(self, turn: Turn) -> None:
         """A request is complete."""
         self._reading = None
+        self._headers = []
         self._seen = 0
         self.expires = NEVER
         turn.complete = True
@@ -313,7 +314,7 @@ class Door(asyncio.Protocol):
         if turn.refusal is not None:
             turn.answer_refusal(turn.refusal)
         elif turn.route is not None and turn.request is not None:
-            turn.task = self._loop.create_task(turn.run(turn.route, turn.request))
+            turn.task = self.loop.create_task(turn.run(turn.route, turn.request))
 
     def _invite(self, turn: Turn) -> None:
         """Say that the body may come, to a client that waits for that."""
@@ -366,7 +367,7 @@ class Door(asyncio.Protocol):
         else:
             self.expires = house.tick + (house.header_ticks if self._seen else house.idle_ticks)
         if self._held and not self._queue:
-            self._loop.call_soon(self._feed_held)  # not now: this may run inside the parser
+            self.loop.call_soon(self._feed_held)  # not now: this may run inside the parser
 
     def _feed_held(self) -> None:
         held, self._held = self._held, b""

@@ -3,64 +3,38 @@
 from __future__ import annotations
 
 from sollol.core.ports import Header
-from sollol.errors import BadRequest, SollolError, Unsupported
+from sollol.errors import BadRequest, Unsupported
 
-_METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS")}
-_VERSIONS = frozenset(("1.1", "1.0"))
-
-HEADERS_READ = frozenset((b"content-length", b"transfer-encoding", b"host", b"expect"))
-"""Headers that decide about framing or the connection; `check` needs them all, in the order they came."""
+METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS")}
+"""The methods that anything here answers."""
 
 
-class Framing:
-    """What the head says about its body. ``length`` is None when the body is chunked; ``error`` is why to refuse."""
+def body_length(headers: list[Header], index: dict[bytes, bytes], version: str) -> int | None:
+    """Bytes of the body that follows, None if it comes in chunks.
 
-    __slots__ = ("chunked", "error", "expects", "hosts", "length")
-
-    def __init__(self) -> None:
-        self.length: int | None = 0
-        self.chunked = False
-        self.expects = False
-        self.hosts = 0
-        self.error: SollolError | None = None
-
-    def note(self, name: bytes, value: bytes) -> None:
-        """One of `HEADERS_READ`. llhttp has refused doubled and non-numeric lengths, and a length beside chunked."""
-        if name == b"host":
-            self.hosts += 1
-        elif name == b"content-length":
-            self.length = int(value)
-        elif name == b"expect":
-            self.expects = value.lower() == b"100-continue"
-        elif value.lower() == b"chunked":
-            self.chunked, self.length = True, None
-        else:
-            self.error = Unsupported("the only transfer coding that is understood is chunked")
-
-
-def method_of(name: bytes) -> str | None:
-    """The method as text; None for one that nothing here answers."""
-    return _METHODS.get(name)
-
-
-def check(framing: Framing, method: str | None, version: str, url: bytes) -> None:
-    """Raises the `SollolError` with which this head is refused, if it is."""
-    if version not in _VERSIONS:
+    `headers` have lower-case names, `index` is the same as a dict. Raises `BadRequest` or `Unsupported`. Doubled or
+    non-numeric lengths, and a length beside chunked, llhttp has refused before this is asked.
+    """
+    if version not in ("1.1", "1.0"):
         raise BadRequest("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if method is None:
-        raise Unsupported("this method is not served")
-    if framing.error is not None:
-        raise framing.error
-    if framing.chunked and version == "1.0":
+    if b"host" not in index and version == "1.1":
+        raise BadRequest("a Host header is needed")
+    if len(index) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+        raise BadRequest("there must be one Host header")
+    if b"transfer-encoding" not in index:
+        return int(index.get(b"content-length", b"0"))
+    if index[b"transfer-encoding"].lower() != b"chunked":
+        raise Unsupported("the only transfer coding that is understood is chunked")
+    if version == "1.0":
         raise BadRequest("HTTP/1.0 has no chunked bodies")
-    if framing.hosts > 1 or (framing.hosts == 0 and version == "1.1"):
-        raise BadRequest("exactly one Host header is needed")
-    if url[:1] != b"/" and not (url == b"*" and method == "OPTIONS"):
-        raise BadRequest("the target of the request is not understood")
+    return None
 
 
-def origin_form(url: bytes, headers: list[Header]) -> bytes:
-    """The target as path and query. Of an absolute one the authority replaces the Host header, as HTTP demands."""
+def origin_form(url: bytes, headers: list[Header], method: str) -> bytes:
+    """The target as path and query. Of an absolute one the authority replaces the Host header, as HTTP demands.
+
+    Raises `BadRequest` for what is neither.
+    """
     if url[:7].lower() == b"http://" or url[:8].lower() == b"https://":
         rest = url[url.index(b"//") + 2 :]
         end = min(at for at in (rest.find(b"/"), rest.find(b"?"), len(rest)) if at >= 0)
@@ -68,4 +42,6 @@ def origin_form(url: bytes, headers: list[Header]) -> bytes:
         if url[:1] != b"/":
             url = b"/" + url
         headers[:] = [(b"host", authority) if header[0] == b"host" else header for header in headers]
-    return url.partition(b"#")[0] if b"#" in url else url
+    elif url[:1] != b"/" and not (url == b"*" and method == "OPTIONS"):
+        raise BadRequest("the target of the request is not understood")
+    return url.partition(b"#")[0]

@@ -44,7 +44,7 @@ class Serving:
     def __init__(self, app: App, limits: DoorLimits) -> None:
         self.app = app
         self.tick = 0
-        self.date = b""
+        self.date = b"Date: "
         self.closing = False
         self.header_limit = limits.header_bytes
         times = (limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.linger_seconds)
@@ -128,7 +128,7 @@ class Serving:
     def _sweep(self) -> None:
         """One timer for the time limits of all connections, and for the Date header."""
         self.tick = tick = self.tick + 1
-        self.date = b"Date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        self.date = b"Date: %b" % formatdate(time.time(), usegmt=True).encode()
         for door in [door for door in self._doors if door.expires <= tick]:
             door.expire()
         self._timer = self._loop.call_later(self._interval, self._sweep)

@@ -15,7 +15,7 @@ from .upload import Upload
 
 log = logging.getLogger("sollol.door")
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _OWN_HEADERS = frozenset(b"date content-length transfer-encoding connection keep-alive".split())
 _NO_BODY = frozenset((204, 304))
 
@@ -24,6 +24,7 @@ class Connection(Protocol):
     """What a turn asks of the connection that it belongs to."""
 
     app: App
+    loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     closing: bool
     clogged: bool
@@ -47,8 +48,8 @@ class Turn:
 
     __slots__ = (
         *("_chunked", "_door", "_exchange", "_head", "_left", "_mute", "_write"),
-        *("chunked_body", "complete", "expects", "finished", "gone", "keep", "left_to_read", "pieces", "received"),
-        *("refusal", "request", "route", "started", "task", "upload"),
+        *("complete", "expects", "finished", "gone", "keep", "left_to_read", "pieces", "received"),
+        *("refusal", "request", "route", "started", "task", "upgrade", "upload"),
     )
 
     def __init__(self, door: Connection, request: Request | None, keep: bool) -> None:
@@ -61,9 +62,8 @@ class Turn:
         self.pieces: list[bytes] = []
         self.received = 0
         self.left_to_read = 0
-        self.chunked_body = False
         self.complete = False
-        self.expects = False
+        self.expects = self.upgrade = False
         self.upload: Upload | None = None
         # the reply
         self.started = self.finished = self.gone = False
@@ -89,24 +89,24 @@ class Turn:
             self.keep = False
         http10 = request is not None and request.http10
         self._mute = status in _NO_BODY or (request is not None and request.method == "HEAD")
-        parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._door.date]
-        parts += [b"%b: %b\r\n" % header for header in headers if header[0].lower() not in _OWN_HEADERS]
+        door = self._door
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, door.date]
+        lines += [b": ".join(header) for header in headers if header[0].lower() not in _OWN_HEADERS]
         if request is not None:
-            parts += [b"%b: %b\r\n" % header for header in self._door.app.reply_headers(request)]
+            lines += [b": ".join(header) for header in door.app.reply_headers(request)]
         if length is not None and status != 204:
-            parts.append(b"Content-Length: %d\r\n" % length)
+            lines.append(b"Content-Length: %d" % length)
         elif not self._mute and http10:
             self.keep = False
         elif not self._mute:
             self._chunked = True
-            parts.append(b"Transfer-Encoding: chunked\r\n")
+            lines.append(b"Transfer-Encoding: chunked")
         if not self.keep:
-            parts.append(b"Connection: close\r\n")
+            lines.append(b"Connection: close")
         elif http10:
-            parts.append(b"Connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        self._head = _joined(parts)
-        asyncio.get_running_loop().call_soon(self._flush)
+            lines.append(b"Connection: keep-alive")
+        self._head = _joined(lines)
+        door.loop.call_soon(self._flush)
 
     def data(self, data: bytes) -> None:
         """A piece of the body; it is written in this call."""
@@ -236,10 +236,11 @@ class Turn:
             self._write(head)
 
 
-def _joined(parts: list[bytes]) -> bytes:
+def _joined(lines: list[bytes]) -> bytes:
     """Lines of a head as one; a line break inside one (a model's name may hold anything) becomes a space."""
-    head = b"".join(parts)
-    if head.count(b"\n") == len(parts) == head.count(b"\r"):
+    lines += (b"", b"")
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") == breaks == head.count(b"\r"):
         return head
-    lines = (part[:-2].replace(b"\r", b" ").replace(b"\n", b" ") for part in parts[:-1])
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return b"\r\n".join(line.replace(b"\r", b" ").replace(b"\n", b" ") for line in lines)
