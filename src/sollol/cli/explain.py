@@ -42,8 +42,14 @@ def explain(
     found = gateway.get("/api/routing/explain", model=model, prompt_tokens=prompt_tokens, priority=priority, mode=mode)
     if as_json:
         print_json(found)
-        return
-    click.echo(f"{found['model']}: {found['chosen'] or 'no node'}")
+    else:
+        print_explanation(found)
+
+
+def print_explanation(found: dict[str, Any]) -> None:
+    """The decision, its reason, and a row of seconds for each node."""
+    names = {node["node"]: node.get("name") or node["node"] for node in found["nodes"]}
+    click.echo(f"{found['model']}: {names.get(found['chosen'], 'no node')}")
     click.echo(f"  {found['reason']}")
     click.echo()
     titles = ("NODE", "STATE", "WAIT", "LOAD", "PREFILL", "DECODE", "EVICT", "LOST", "SUCCESS", "COST", "ETA", "SCORE", "NOTE")
