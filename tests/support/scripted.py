@@ -63,10 +63,18 @@ class ScriptedNode:
         self.url = ""
         self.tasks: set[asyncio.Task[None]] = set()
         self.open: set[asyncio.Transport] = set()
+        self.server: asyncio.Server | None = None
 
     @property
     def id(self) -> str:
         return self.url.removeprefix("http://")
+
+    def stop(self) -> None:
+        """Listen no more, and break what is open."""
+        if self.server is not None:
+            self.server.close()
+        for transport in list(self.open):
+            transport.abort()
 
     def asked(self, method: str, path: str) -> list[Seen]:
         return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
@@ -148,13 +156,12 @@ async def scripted(*models: str, version: str = "0.33.0", age: int = 1) -> Async
     """A node that listens on a free port until the end of the block."""
     node = ScriptedNode(*models, version=version, age=age)
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(node), "127.0.0.1", 0)
+    node.server = server
     node.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield node
     finally:
-        server.close()
-        for transport in list(node.open):
-            transport.abort()
+        node.stop()
         for task in list(node.tasks):
             task.cancel()
         await asyncio.gather(*node.tasks, return_exceptions=True)
