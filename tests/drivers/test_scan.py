@@ -61,9 +61,20 @@ async def test_a_thousand_refusing_ports_do_not_hold_the_loop():
 
     with refusing() as closed:
         ticking = asyncio.create_task(tick())
-        assert await open_ports(("127.0.0.1", closed) for _ in range(1_000)) == []
+        assert await open_ports((("127.0.0.1", closed) for _ in range(1_000)), per_second=1e6) == []
         ticking.cancel()
     assert max(gaps) < 0.2
+
+
+async def test_large_networks_are_swept_no_faster_than_the_system_forgets_addresses():
+    loop = asyncio.get_running_loop()
+    with refusing() as closed:
+        started = loop.time()
+        await open_ports((("127.0.0.1", closed) for _ in range(scan.BURST)), per_second=1.0)
+        assert loop.time() - started < 0.9
+        started = loop.time()
+        await open_ports((("127.0.0.1", closed) for _ in range(scan.BURST + 31)), per_second=100.0)
+        assert loop.time() - started >= 0.3
 
 
 async def test_running_out_of_sockets_is_not_an_answer(monkeypatch):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 Headers = Mapping[str, str]
@@ -108,3 +109,19 @@ async def canned(replies: Mapping[str, Canned], host: str = "127.0.0.1", port: i
             task.cancel()
         await asyncio.gather(*server.connections, return_exceptions=True)
         await listening.wait_closed()
+
+
+@contextmanager
+def canned_in_thread(replies: Mapping[str, Canned], host: str = "127.0.0.1", port: int = 0) -> Iterator[CannedServer]:
+    """The same in a thread with a loop of its own, for callers that block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    serving = canned(replies, host, port)
+    try:
+        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(5)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()

@@ -17,6 +17,10 @@ except ImportError:  # Windows has no such limit on sockets
 
 CONNECT_SECONDS = 0.7
 AT_ONCE = 256
+# Linux remembers an address that nobody has for 3 s, and at most 1,024 neighbours in all; with that table full the whole
+# machine loses packets. A /24 goes out at once, more than that no faster than entries go away.
+BURST = 256
+PER_SECOND = 100.0
 _GROUP = 32
 _PAUSE_SECONDS = 0.005
 _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL})
@@ -24,16 +28,21 @@ _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN,
 Target = tuple[str, int]
 
 
-async def open_ports(targets: Iterable[Target], seconds: float = CONNECT_SECONDS, at_once: int | None = None) -> list[Target]:
+async def open_ports(
+    targets: Iterable[Target], seconds: float = CONNECT_SECONDS, at_once: int | None = None, per_second: float = PER_SECOND
+) -> list[Target]:
     """The (address, port) pairs of `targets` that take a connection within `seconds`, in the order given.
 
-    Addresses are numeric. At most `at_once` sockets (256, or a quarter of what this process may open) are open at a time.
+    Addresses are numeric. At most `at_once` sockets (256, or a quarter of what this process may open) are open at a time; after
+    the first 256 targets at most `per_second` are tried.
     """
+    started = asyncio.get_running_loop().time()
     numbered = enumerate(targets)
     found: list[tuple[int, Target]] = []
 
     async def work() -> None:
         for number, target in numbered:
+            await _until(started + max(0, number - BURST) / per_second)
             if await _answers(target, seconds):
                 found.append((number, target))
             # a refused connection to this machine fails without waiting, and others want the loop too
@@ -45,6 +54,12 @@ async def open_ports(targets: Iterable[Target], seconds: float = CONNECT_SECONDS
             if number % _GROUP == _GROUP - 1:
                 await asyncio.sleep(_PAUSE_SECONDS)
     return [target for _, target in sorted(found)]
+
+
+async def _until(due: float) -> None:
+    wait = due - asyncio.get_running_loop().time()
+    if wait > 0:
+        await asyncio.sleep(wait)
 
 
 def _at_once() -> int:
@@ -114,7 +129,7 @@ class SubnetSearch:
         return plan_scan(self._interfaces(), self._restriction)
 
     async def find(self) -> Found:
-        """Who listens there. An empty /24 takes under a second."""
+        """Who listens there. An empty /24 takes under a second, each further 100 addresses one more."""
         plan = self.plan()
         targets = ((host, port) for port in self._ports for host in plan.hosts() if allowed(host, self._restriction))
         listening = await open_ports(targets)
