@@ -80,6 +80,14 @@ def keep_alive(raw: Raw) -> float | None:
     return math.inf if value < 0 else float(value)
 
 
+def must_be_text(raw: Raw, field: str) -> None:
+    """Refuse anything but a string, null or nothing, in Go's words; `field` is Go's name of it."""
+    first = starts(raw)
+    if first not in (b"", b'"', b"n"):
+        got = {b"[": "array", b"{": "object", b"t": "bool", b"f": "bool"}.get(first, "number")
+        raise BadRequest(f"json: cannot unmarshal {got} into Go struct field {field} of type string")
+
+
 def present(raw: Raw) -> bool:
     """Whether a field says something: not absent, null, false, empty or 0."""
     return raw is not NOTHING and (len(raw) > 5 or bytes(raw) not in _ABSENT)

@@ -18,7 +18,19 @@ from sollol.errors import BadRequest, NoNodeForModel
 from . import control as controls
 from .bodies import changed, strip_priority, with_model
 from .control import Control
-from .fields import any_value, check_utf8, decode, inputs, keep_alive, none_present, option, present, single, type_of
+from .fields import (
+    any_value,
+    check_utf8,
+    decode,
+    inputs,
+    keep_alive,
+    must_be_text,
+    none_present,
+    option,
+    present,
+    single,
+    type_of,
+)
 from .prompts import NOTHING, Message, count, of_messages, of_texts, starts
 
 __all__ = ["Peek", "changed", "dialect_of", "read", "strip_priority", "with_model"]
@@ -154,6 +166,8 @@ def dialect_of(path: str) -> Dialect:
 def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
     seen, body = decode(_generate, body, "GenerateRequest")
     model = _model(seen.model, known=NoNodeForModel)
+    must_be_text(seen.prompt, "GenerateRequest.prompt")
+    must_be_text(seen.system, "GenerateRequest.system")
     images = count(seen.images)
     needs = _ollama_needs(seen, images, NOTHING, seen.suffix)
     load_only = len(seen.prompt) <= 2 or bytes(seen.prompt) == b"null"
@@ -209,6 +223,7 @@ def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
     legacy = path == "/api/embeddings"
     seen, body = decode(_embed, body, "EmbeddingRequest" if legacy else "EmbedRequest")
     model = _model(seen.model, known=NoNodeForModel)
+    must_be_text(seen.prompt, "EmbeddingRequest.prompt")
     number, prompt = (1, of_texts((seen.prompt,))) if legacy else inputs(seen.input, tokens=False)
     return Peek(
         Kind.EMBED,

@@ -16,7 +16,7 @@ from sollol.errors import Unsupported
 
 from . import from_openai as replies
 from . import to_openai as requests
-from .errors import message, request_fault
+from .errors import message
 from .fields import present
 from .from_openai import ChatLine, Chunk, Clocked, GenerateLine
 from .lines import Events
@@ -76,8 +76,6 @@ def _asked_model(task: Task) -> str:
 
 def _error(status: int, body: bytes) -> tuple[int, bytes]:
     """An error in Ollama's shape, with the node's own words."""
-    if request_fault(status, body) and status == 501:
-        status = 500
     return status, msgspec.json.encode({"error": message(body)})
 
 

@@ -210,6 +210,23 @@ def test_bodies_that_do_not_decode(sent: bytes, words: str) -> None:
     assert str(caught.value) == words
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [(5, "number"), (-0.5, "number"), ([], "array"), ({}, "object"), (True, "bool"), (False, "bool")]
+)
+@pytest.mark.parametrize(
+    ("path", "struct", "field"),
+    [
+        ("/api/generate", "GenerateRequest", "prompt"),
+        ("/api/generate", "GenerateRequest", "system"),
+        ("/api/embeddings", "EmbeddingRequest", "prompt"),
+    ],
+)
+def test_a_prompt_is_a_text(path: str, struct: str, field: str, value: Any, kind: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(path, body(**{field: value}))
+    assert str(caught.value) == f"json: cannot unmarshal {kind} into Go struct field {struct}.{field} of type string"
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 400, "9" * 5000, "1e308", "-0"])
 def test_absurd_numbers_do_no_harm(number: str) -> None:
     options = f'{{"num_ctx":{number},"num_predict":{number}}}'
@@ -298,7 +315,8 @@ anything = st.recursive(
 # fmt: off
 NAMES = st.sampled_from([
     "model", "stream", "messages", "prompt", "input", "options", "keep_alive", "think", "format", "tools", "images",
-    "suffix", "priority", "max_tokens", "n", "name", "raw", "stream_options", "response_format", "logprobs", "context", "system",
+    "suffix", "priority", "max_tokens", "n", "name", "raw", "stream_options", "response_format", "logprobs", "context",
+    "system",
 ])
 # fmt: on
 
