@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,13 +31,23 @@ def down(url: str | None) -> None:
     where, pid = _find(folder, client(url=url), asked=bool(url))
     process = _process(pid)
     os.kill(pid, signal.SIGTERM)  # on Windows this is TerminateProcess: running answers are cut off there
-    try:
-        process.wait(WAIT_SECONDS)
-    except psutil.TimeoutExpired:
-        raise SollolError(
-            f"The gateway at {where.url} (process {pid}) is still finishing after {WAIT_SECONDS:.0f} s."
-        ) from None
+    if not _ended(process, WAIT_SECONDS):
+        raise SollolError(f"The gateway at {where.url} (process {pid}) is still finishing after {WAIT_SECONDS:.0f} s.")
     click.echo(f"stopped the gateway at {where.url} (process {pid})")
+
+
+def _ended(process: psutil.Process, seconds: float) -> bool:
+    """Wait until the process has ended; one that only waits for its parent to notice has."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            process.wait(0.02)
+            return True
+        except psutil.TimeoutExpired:
+            with suppress(psutil.NoSuchProcess):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    return True
+    return False
 
 
 def _find(folder: Path, where: Client, *, asked: bool) -> tuple[Client, int]:

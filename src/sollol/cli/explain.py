@@ -30,10 +30,11 @@ def explain(
     mode: str | None,
     gateway: GatewayClient,
     as_json: bool,
-) -> None:
+) -> int:
     """Show where a request for MODEL would go now, and why.
 
     Each node is shown with what the answer would cost there, in seconds. Nothing is sent to any node.
+    The exit code is 1 if no node can answer.
     """
     if prompt is not None:
         if prompt_tokens is not None:
@@ -44,6 +45,7 @@ def explain(
         print_json(found)
     else:
         print_explanation(found)
+    return 0 if found["chosen"] else 1
 
 
 def print_explanation(found: dict[str, Any]) -> None:
