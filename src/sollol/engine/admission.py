@@ -47,6 +47,7 @@ class Admission:
         self._clock = engine.clock
         self._waiting: dict[Task, asyncio.Future[Placement]] = {}
         self._ticking: asyncio.TimerHandle | None = None
+        self._pumping = self._asked = False
         engine.listen(self._heard)
 
     @property
@@ -99,19 +100,43 @@ class Admission:
             self._waiting.pop(task, None)
 
     def _pump(self, now: float, newcomer: Task | None = None) -> Placement | None:
-        """Carry out what the scheduler decides now; the newcomer's own placement, if any, is returned instead of signalled."""
+        """Carry out what the scheduler decides now; the newcomer's own placement, if any, is returned instead of signalled.
+
+        Every decision of a round is published before the next round: events in between (a breaker that lets one request
+        through) only ask for another one.
+        """
+        if self._pumping:
+            self._asked = True
+            return None
+        self._pumping = True
         own: Placement | None = None
-        while decisions := self._scheduler.pump(now):
-            for decision in decisions:
-                placement = Placement(decision, Progress())
-                self._engine.publish(AttemptStarted(now, decision, placement.progress))
-                if decision.task is newcomer:
-                    own = placement
-                else:
-                    self._waiting.pop(decision.task).set_result(placement)
-            if not self._scheduler.waiting:
-                break
-        return own
+        try:
+            while True:
+                self._asked = False
+                placements = [self._start(decision, now) for decision in self._scheduler.pump(now)]
+                for placement in placements:
+                    if placement.decision.task is newcomer:
+                        own = placement
+                    else:
+                        self._signal(placement, now)
+                if not (self._scheduler.waiting and (placements or self._asked)):
+                    return own
+        finally:
+            self._pumping = False
+
+    def _start(self, decision: Decision, now: float) -> Placement:
+        placement = Placement(decision, Progress())
+        self._engine.publish(AttemptStarted(now, decision, placement.progress))
+        return placement
+
+    def _signal(self, placement: Placement, now: float) -> None:
+        """Wake the request that was bound; one whose client has just left gives its slot back without being sent."""
+        decision = placement.decision
+        future = self._waiting.pop(decision.task)
+        if future.done():
+            self._engine.publish(AttemptEnded(now, decision.task, decision.node, "cancelled"))
+        else:
+            future.set_result(placement)
 
     def _heard(self, event: Event) -> None:
         if self._waiting and type(event) in _WORTH_A_LOOK:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
-from sollol.core.events import Event, ModelLearned, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
+from sollol.core.events import Event, HealthChanged, ModelLearned, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
 from sollol.core.ports import Surveyor
 from sollol.core.types import Model, NodeKind, Survey
 from sollol.engine.engine import Engine
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # Capabilities are asked for model by model (`/api/show`); a node with more models than this keeps what `/api/tags` said.
 MODELS_ASKED = 200
+# An overdue request shortens the interval without any event, so the interval is looked at this often.
+RECKON_SECONDS = 5.0
 
 
 class Monitor:
@@ -25,15 +28,17 @@ class Monitor:
         self._engine = engine
         self._surveyor = surveyor
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._wanted: dict[str, asyncio.Event] = {}
+        self._woken: dict[str, asyncio.Event] = {}
+        self._wanted: set[str] = set()
         self._seen: dict[str, asyncio.Event] = {}
         self._asked: dict[str, set[tuple[str, str]]] = {}
         engine.listen(self._heard)
 
     def look(self, node: str) -> None:
         """Look at a node now; harmless for one that is not known."""
-        if node in self._wanted:
-            self._wanted[node].set()
+        if node in self._woken:
+            self._wanted.add(node)
+            self._woken[node].set()
 
     async def looked(self, nodes: Iterable[str]) -> None:
         """Wait until each of `nodes` has been looked at once (found up or down), or is gone."""
@@ -52,36 +57,47 @@ class Monitor:
         match event:
             case NodeAdded(node=node):
                 if node.id not in self._watchers:
-                    self._wanted[node.id], self._seen[node.id] = asyncio.Event(), asyncio.Event()
+                    self._woken[node.id], self._seen[node.id] = asyncio.Event(), asyncio.Event()
                     self._watchers[node.id] = asyncio.get_running_loop().create_task(
                         self._watch(node.id),
                         name=f"watch {node.id}",
                     )
             case NodeChanged(node=node):
                 self.look(node.id)
+            case HealthChanged(node=node_id):
+                # A node that went down is looked at every second from now on, not at the end of its last interval.
+                if node_id in self._woken:
+                    self._woken[node_id].set()
             case NodeRemoved(node=node_id):
                 watcher = self._watchers.pop(node_id, None)
                 if watcher is not None:
                     watcher.cancel()
-                self._wanted.pop(node_id, None)
+                self._woken.pop(node_id, None)
+                self._wanted.discard(node_id)
                 self._seen.pop(node_id, asyncio.Event()).set()
                 self._asked.pop(node_id, None)
 
     async def _watch(self, node_id: str) -> None:
-        wanted, clock = self._wanted[node_id], self._engine.clock
         while node_id in self._engine.state.nodes:
-            wanted.clear()
+            self._wanted.discard(node_id)
             await self._look(node_id)
-            if node_id not in self._engine.state.nodes:
+            await self._until_due(node_id)
+
+    async def _until_due(self, node_id: str) -> None:
+        """Wait for the next look. The interval is worked out anew whenever the node's health changes."""
+        woken, clock = self._woken[node_id], self._engine.clock
+        while node_id not in self._wanted:
+            known = self._engine.state.nodes.get(node_id)
+            if known is None:
                 return
-            known = self._engine.state.nodes[node_id]
             now = clock.now()
-            due = known.health.probe_at(now, known.overdue(now))
-            try:
-                async with asyncio.timeout(max(0.0, due - clock.now())):
-                    await wanted.wait()
-            except TimeoutError:
-                pass
+            left = known.health.probe_at(now, known.overdue(now)) - now
+            if left <= 0.0:
+                return
+            woken.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, RECKON_SECONDS)):
+                    await woken.wait()
 
     async def _look(self, node_id: str) -> None:
         engine = self._engine
