@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
@@ -109,8 +108,7 @@ def bridge(app: AsgiApp, *, root_path: str = "", scheme: str = "http", server: t
             if not task.done():
                 await asyncio.wait((task,), timeout=_PATIENCE)
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)  # what it says to nobody is not an error
             raise
 
     return handler
