@@ -24,6 +24,7 @@ class Tags:
     def start(self, client: str, priority: int, work: float) -> float:
         """The tag of a request that foresees ``work`` seconds of the cluster."""
         now = self.now
+        priority = max(1, min(LEVELS, priority))
         finish = self._finish.get(client)
         if finish is None:
             finish = self._finish.put(client, [now] * (LEVELS + 1))
@@ -36,7 +37,7 @@ class Tags:
         """Put the ``difference`` between work done and work foreseen on the client's account (also negative)."""
         finish = self._finish.get(client)
         if finish is not None:
-            for level in range(1, priority + 1):
+            for level in range(1, min(LEVELS, priority) + 1):
                 finish[level] += difference
 
     def sent(self, tag: float, least_waiting: float) -> None:

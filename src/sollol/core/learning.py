@@ -100,10 +100,8 @@ def _slots(node: NodeState, run: Running, counters: Counters, event: AttemptEnde
         ran = (counters.prefill or 0.0) + (counters.decode or 0.0)
         node.slots.waited(run.k, max(0.0, counters.total - load - ran), ran)
         return
-    seconds = event.at - run.started
-    if seconds > 0.0:
-        side_by_side = round(crowd(node, run, event.at)) + 1
-        node.slots.flowed(side_by_side, (output or 1) / seconds)
+    here = 1 + len(node.running) if node.shares_slots() else run.runner.running
+    node.slots.flowed(float(output or 1), here, event.at)
 
 
 def _loaded(node: NodeState, run: Running, counters: Counters | None) -> None:

@@ -164,6 +164,11 @@ class Term:
             self.until = now + _SHORT
         if self.free <= 0:
             self.free = 0
+            # Whoever waits will find fewer others there: those that had to end first are gone.
+            others = max(0, len(node.running) - (count - window + 1))
+            less = (1.0 + self.unit / self.slow * others) / self.factor
+            self.per_prompt *= less
+            self.per_answer *= less
             self._busy(model, window, now)
 
     def _cold(self, model: str, state: ClusterState, now: float) -> None:

@@ -32,6 +32,7 @@ from .state import ClusterState
 from .types import Cost, Decision, Health, Mode, Task
 from .waiting import LOOKED_AT, Group, Place, Waiting, candidates
 
+STARVED_SECONDS = 600.0
 _GROUPS = 256
 _PLACES = 65_536
 
@@ -66,6 +67,7 @@ class Scheduler:
         self._bytes = 0
         self._number = 0
         self._cut = False
+        self._second = False
 
     # --- what waits
 
@@ -188,11 +190,15 @@ class Scheduler:
         for group in ready:
             group.shorten(self._state, now)
         free = True
-        for entry in candidates(ready):
+        for entry in self._starved(candidates(ready), now):
             if not free:
                 break
             group = entry.group
-            if group.free <= 0 or (group.shortlist is not None and entry.typical(self._state, now) and group.shortlist.waits()):
+            if (
+                not entry.queued
+                or group.free <= 0
+                or (group.shortlist is not None and entry.typical(self._state, now) and group.shortlist.waits())
+            ):
                 continue
             decision = self._try(entry, now)
             if decision is not None:
@@ -201,6 +207,13 @@ class Scheduler:
                 decisions.append(decision)
                 free = any(group.free > 0 for group in ready)
         return decisions
+
+    def _starved(self, line: list[Waiting], now: float) -> list[Waiting]:
+        """Who has waited longest, if that is too long, comes first at every second slot: new clients cannot go first for ever."""
+        oldest = next(iter(self._entries.values()))
+        if self._second and line and now - oldest.since > STARVED_SECONDS and oldest.group.free > 0:
+            return [oldest, *line]
+        return line
 
     def _try(self, entry: Waiting, now: float) -> Decision | None:
         """The decision if the best node has a free slot; else that slot is reserved virtually for this round."""
@@ -250,7 +263,7 @@ class Scheduler:
         """Make every group see that the slot is taken, before the attempt is published."""
         node, group = given.node, entry.group
         run = entry.size(self._state, now).run(given)
-        begins_load = not given.warm and given.evict >= 0.0 and group.key[0] not in node.runners
+        begins_load = not given.warm and group.key[0] not in node.runners
         alone = node.health.state in (Health.OPEN, Health.HALF_OPEN)
         for other in self._active.values():
             term = other.by_node.get(given.node_id)
@@ -268,6 +281,7 @@ class Scheduler:
 
     def _sent(self, entry: Waiting, least_waiting: float) -> None:
         self._remove(entry)
+        self._second = not self._second
         self._tags.sent(entry.place.tag, least_waiting)
         self._places.put(entry.task.id, entry.place)
 
@@ -354,6 +368,7 @@ class Scheduler:
         elif entry.queued:
             group = entry.group
             group.remove(entry)
+            entry.queued = False
             if not group.waiting:
                 del self._active[group.key]
 

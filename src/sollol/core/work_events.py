@@ -130,11 +130,19 @@ def ended(state: ClusterState, event: ev.AttemptEnded) -> None:
         learn(node, run, event, stats, state.answers)
     if run.kv is not None:
         state.mirror.release(run.kv, _output(run, event), stats.chars_per_token, at)
+    _made_room(node, run, at)
     release(state, node, run, event)
     judge(state, node, event)
     used = _used(run, event)
     state.settled.append(Settlement(task, run.run, used, event.outcome in _OVER))
     node.version += 1
+
+
+def _made_room(node: NodeState, run: Running, at: float) -> None:
+    """Who was sent just now had one fewer before it: it cannot be told from one that found a free slot."""
+    for other in node.running.values():
+        if at - other.started < 0.020 + 0.02 * other.run and (other.runner is run.runner or node.shares_slots()):
+            other.k -= 1
 
 
 def _output(run: Running, event: ev.AttemptEnded) -> float:
