@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -48,6 +49,12 @@ def full_name(model: ModelSpec) -> str:
 
 def check_images(model: ModelSpec, images: Any) -> None:
     """A model without eyes refuses pictures."""
+    for i, image in enumerate(images or ()):
+        if isinstance(image, str) and (wrong := re.search(r"[^A-Za-z0-9+/=]", image)) is not None:
+            words = f"illegal base64 data at input byte {wrong.start()}"
+            raise Refusal(
+                400, f"json: cannot unmarshal string into Alias.images.{i} of type api.ImageData: {words}", early=True
+            )
     if images and "vision" not in model.capabilities:
         raise Refusal(400, _NO_IMAGES)
 

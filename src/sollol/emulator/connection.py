@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Any, cast
 
 import httptools
@@ -173,7 +174,7 @@ class Connection(asyncio.Protocol):
         pairs = [*request.extra, *headers] if request is not None and request.extra else headers
         if self._close:
             pairs = [p for p in pairs if p[0] != b"Connection"]
-        parts += [b"%s: %s\r\n" % pair for pair in sorted(pairs)]
+        parts += [b"%s: %s\r\n" % pair for pair in sorted(pairs, key=itemgetter(0))]
         parts.append(_date_line(int(time.time())))
         return parts
 
@@ -181,14 +182,14 @@ class Connection(asyncio.Protocol):
         return b"Connection: close\r\n\r\n" if self._close else b"\r\n"
 
     def reply(
-        self, status: int, body: bytes = b"", ctype: bytes = JSON, headers: Sequence[Header] = (), length: bool = False
+        self, status: int, body: bytes = b"", ctype: bytes = JSON, headers: Sequence[Header] = (), *, bare: bool = False
     ) -> None:
-        """Send a whole reply; `length` sets the length whatever the size. An empty `ctype` sends no type."""
+        """Send a whole reply. An empty `ctype` sends no type; `bare` says nothing about the length (only for HEAD)."""
         transport, request = self.transport, self._current
         if transport is None or request is None:
             return
         parts = self._headers(status, [*headers, (b"Content-Type", ctype)] if ctype else headers)
-        sized = length or len(body) <= _BUFFERED or request.http10
+        sized = not bare and (len(body) <= _BUFFERED or request.http10)
         if status != HTTPStatus.NO_CONTENT and not (request.method == "HEAD" and not sized):
             parts.append(b"Content-Length: %d\r\n" % len(body) if sized else b"Transfer-Encoding: chunked\r\n")
         parts.append(self._closing())

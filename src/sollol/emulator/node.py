@@ -103,6 +103,10 @@ class EmulatedNode:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
     # Listening
 
     async def start(self) -> None:

@@ -118,7 +118,14 @@ def generate(exchange: Exchange) -> None:
         _only_load(exchange, model, body, RenderWriter(name, prompt.text, chat=False))
         return
     tokens = fit(exchange.node, model, prompt.tokens, body, given)
-    said = speak(model, prompt.text, body, given.get("num_predict"), given.get("stop"), thinks=thinks and not body.get("raw"))
+    said = speak(
+        model,
+        prompt.text,
+        body,
+        given.get("num_predict"),
+        given.get("stop"),
+        thinks=thinks and bool(body.get("think")) and not body.get("raw"),
+    )
     context = None if body.get("raw") else text.context_of(prompt.text[-4 * tokens :], said.tokens)
     writer = NativeWriter(name, said, body, chat=False, context=context, tools=[])
     exchange.run(work_for(model, prompt, said, tokens, ctx=given.get("num_ctx"), alive=alive), writer)

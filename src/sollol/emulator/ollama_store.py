@@ -376,7 +376,7 @@ def blob(exchange: Exchange) -> None:
     if request.method == "HEAD":
         if not have:
             raise Refusal(404, f'blob "{wanted}" not found')
-        exchange.connection.reply(200, ctype=b"", length=False)
+        exchange.connection.reply(200, ctype=b"", bare=True)
     elif have:
         exchange.send(Document(b"", ctype=b""))
     elif request.digest != match[1]:
