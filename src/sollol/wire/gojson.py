@@ -41,7 +41,7 @@ _TYPES: Final = {
     "messages.role": "string",
     "options": "map[string]interface {}",
 }
-_WRONG_TYPE: Final = re.compile(r"^Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
+_WRONG_TYPE: Final = re.compile(r"^(?:Expected `([^`]*)`, got `([^`]*)`|[^`]*?)(?: - at `\$\.?([^`]*)`)?$")
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 _INDEX: Final = re.compile(r"\[[^\]]*\]")
 _SURROGATE: Final = re.compile(
@@ -71,10 +71,10 @@ def complaint(error: Exception, body: bytes, struct: str) -> str:
 
 
 def _wrong_type(text: str, struct: str) -> str:
+    """The other texts of msgspec speak of numbers out of range."""
     match = _WRONG_TYPE.match(text)
-    if match is None:
-        return text
-    wanted, got, path = match.group(1), _KINDS.get(match.group(2), match.group(2)), match.group(3) or ""
+    wanted, got, path = (part or "" for part in match.groups()) if match else ("", "", "")
+    got = _KINDS.get(got, "number")
     field = _INDEX.sub("", path).strip(".")
     if not field:
         return f"json: cannot unmarshal {got} into Go value of type api.{struct}"

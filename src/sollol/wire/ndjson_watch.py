@@ -30,13 +30,14 @@ class NdjsonWatch:
     text of an error line anywhere.
     """
 
-    __slots__ = ("_head", "_last", "_open", "_path", "error", "first_ok", "problem", "tokens")
+    __slots__ = ("_head", "_last", "_long", "_open", "_path", "error", "first_ok", "problem", "tokens")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._open: bytearray | None = None
-        self._head = b""
+        self._head = b""  # of the open line, when it is too long to keep
         self._last = b""
+        self._long: tuple[bytes, bytes] | None = None  # both ends of such a line, once it is complete
         self.tokens = 0
         self.first_ok = False
         self.problem: str | None = None
@@ -60,7 +61,8 @@ class NdjsonWatch:
         if self.error is not None:
             return Ending(False, self.error)
         try:
-            line = ollama_line(_last_line(self._last)) if not self._head else _from_ends(self._head, self._last)
+            long = self._long
+            line = _from_ends(*long) if long is not None and long[1] is self._last else ollama_line(_last_line(self._last))
         except (msgspec.DecodeError, RecursionError):
             return Ending(False)
         return Ending(_complete(self._path, line), None, of_ollama(line), native=True)
@@ -79,18 +81,17 @@ class NdjsonWatch:
         whole = data[:cut] if opened is None else bytes(opened) + data[:cut]
         self._open = bytearray(data[cut:]) if cut < len(data) else None
         self._whole(whole)
-        if self._open is not None:
-            self._head = b""
 
     def _whole(self, lines: bytes) -> None:
-        last = _last_line(lines)
-        if not last:
+        head, self._head = self._head, b""
+        lines = lines.strip()
+        if not lines:
             return
-        if self._head and lines.strip().count(b"\n"):
-            self._head = b""
-        self._last = last
-        if not self.first_ok and self.problem is None and not self._head:
-            self._judge_first(lines.strip().split(b"\n", 1)[0])
+        self._last = _last_line(lines)
+        if head and b"\n" not in lines:
+            self._long = (head, self._last)
+        elif not self.first_ok and self.problem is None:
+            self._judge_first(lines.split(b"\n", 1)[0])
         if _ERROR in lines:
             self._look_for_error(lines)
 

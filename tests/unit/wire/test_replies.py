@@ -214,6 +214,19 @@ def test_a_short_line_after_a_very_long_one_is_the_last() -> None:
     assert watch.finish().complete
 
 
+def test_an_ordinary_line_after_a_long_last_one_is_no_end() -> None:
+    long = context_line(LINE // 4)
+    watch = watcher(Dialect.OLLAMA, "/api/generate")
+    for start in range(0, len(long), 50_000):
+        watch.feed(long[start : start + 50_000])
+    watch.feed(LINE_1)
+    assert not watch.finish().complete
+
+
+def test_an_error_line_that_cannot_be_read_ends_nothing_well() -> None:
+    assert not ended(CHAT, LINE_1, b'{"error":bad\n').complete
+
+
 def test_an_event_without_end_is_not_kept() -> None:
     ending = ended(V1, CHUNK, *[b"x" * 50_000] * 50, b"\n\n", STOP, DONE)
     assert ending.complete
@@ -241,6 +254,7 @@ def test_an_endless_first_line_is_neither_good_nor_kept() -> None:
         ("/api/pull", b'{"status":"pulling"}', False),
         ("/api/show", b'{"modelfile":""}', True),
         (V1, b'{"choices":[]}', False),
+        (V1, b'{"error":{"message":"x"}}', False),
         (V1, b'{"choices":[{"message":{"content":"x"}}]}', True),
         ("/v1/embeddings", b'{"data":[]}', True),
         ("/v1/embeddings", b'{"object":"list"}', False),

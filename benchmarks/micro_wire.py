@@ -1,0 +1,77 @@
+"""What the wire costs per request and per chunk, in microseconds of one core: `python benchmarks/micro_wire.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from time import perf_counter
+
+from sollol.core.types import Dialect, NodeKind, Task
+from sollol.wire.replies import document, watcher
+from sollol.wire.requests import read, with_model
+from sollol.wire.translate import translation
+
+ROUNDS = 7
+
+
+def microseconds(call: Callable[[], object], times: int = 2000) -> float:
+    """The best of some rounds: what the machine can do when nothing else runs."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = perf_counter()
+        for _ in range(times):
+            call()
+        best = min(best, (perf_counter() - start) / times)
+    return best * 1e6
+
+
+SMALL = b'{"model":"hello","messages":[{"role":"user","content":"hi there"}],"stream":false}'
+SMALL_V1 = b'{"model":"hello","messages":[{"role":"user","content":"hi there"}],"stream":true,"max_tokens":64}'
+TURNS = [{"role": "user" if i % 2 else "assistant", "content": f'text "number" {i}, with some words. ' * 65} for i in range(48)]
+LARGE = json.dumps({"model": "hello", "messages": TURNS}).encode()
+HEADERS = [
+    (b"host", b"h"),
+    (b"content-type", b"application/json"),
+    (b"content-length", b"9"),
+    (b"user-agent", b"x"),
+    (b"accept", b"*/*"),
+]
+STAMP = b'"created_at":"2026-11-21T05:12:34.059257958Z"'
+LINE = b'{"model":"hello",' + STAMP + b',"message":{"role":"assistant","content":" hello"},"done":false}\n'
+LAST = (
+    b'{"model":"hello",' + STAMP + b',"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop",'
+    b'"total_duration":267197137,"load_duration":253421315,"prompt_eval_count":22,"prompt_eval_duration":9595000,"eval_count":9,'
+    b'"eval_duration":1956000}\n'
+)
+CHUNK = (
+    b'data: {"id":"chatcmpl-349","object":"chat.completion.chunk","created":1795237959,"model":"m","system_fingerprint":"f",'
+    b'"choices":[{"index":0,"delta":{"content":" world"},"finish_reason":null}]}\n\n'
+)
+
+
+def rows() -> list[tuple[str, float]]:
+    native, openai = watcher(Dialect.OLLAMA, "/api/chat"), watcher(Dialect.OPENAI, "/v1/chat/completions")
+    native.feed(LINE)
+    openai.feed(CHUNK)
+    peek = read("/api/chat", SMALL)
+    task = Task(1, peek.kind, peek.dialect, peek.path, peek.model, SMALL, 0.0)
+    translated = translation(task, "native", NodeKind.LLAMACPP)
+    return [
+        ("read, small /api/chat", microseconds(lambda: read("/api/chat", SMALL, HEADERS))),
+        ("read, small /v1/chat/completions", microseconds(lambda: read("/v1/chat/completions", SMALL_V1, HEADERS))),
+        (
+            f"read, /api/chat of {len(LARGE) // 1024} KB in 48 messages",
+            microseconds(lambda: read("/api/chat", LARGE, HEADERS), 200),
+        ),
+        (f"with_model, the same {len(LARGE) // 1024} KB", microseconds(lambda: with_model(LARGE, "other"), 200)),
+        ("watch one NDJSON line", microseconds(lambda: native.feed(LINE))),
+        ("watch one server-sent event", microseconds(lambda: openai.feed(CHUNK))),
+        ("read a last line", microseconds(lambda: document(Dialect.OLLAMA, "/api/chat", LAST))),
+        ("translate a small request", microseconds(lambda: translation(task, "native", NodeKind.LLAMACPP))),
+        ("translate one event", microseconds(lambda: translated.feed(CHUNK, 1.0))),
+    ]
+
+
+if __name__ == "__main__":
+    for name, cost in rows():
+        print(f"{cost:9.2f} µs  {name}")
