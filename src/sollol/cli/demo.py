@@ -28,8 +28,9 @@ AT_ONCE: Final = 24
 @click.option("--failover", is_flag=True, help="Tell the story of a node that dies and comes back, with measured figures.")
 @click.option("--once", is_flag=True, help="End after the tour instead of staying up.")
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="P", help="Port of the gateway. Default: 8000 if it is free.")
+@click.option("--speed", type=click.FloatRange(0.1, 1_000), default=1.0, help="How many times as fast the machines are.")
 @json_option
-def demo(failover: bool, once: bool, port: int | None, as_json: bool) -> int:
+def demo(failover: bool, once: bool, port: int | None, speed: float, as_json: bool) -> int:
     """Try SOLLOL without any model: three emulated machines (a fast GPU, a slow GPU, a CPU) and real requests to them.
 
     The requests, the decisions and the times are real; only the machines are emulated. With --failover the exit code is 0 only
@@ -38,18 +39,19 @@ def demo(failover: bool, once: bool, port: int | None, as_json: bool) -> int:
     if as_json and not failover:
         raise click.UsageError("--json goes with --failover.")
     from sollol.cli.stage import Stage  # noqa: PLC0415 - `sollol demo --help` does without gateway and emulator
-    from sollol.emulator.presets import demo as machines  # noqa: PLC0415
+    from sollol.emulator.presets import demo as presets  # noqa: PLC0415
 
+    machines = [machine.faster(speed) for machine in presets()]
     if failover:
-        with Stage(machines(), port=port or 0) as stage:
+        with Stage(machines, port=port or 0) as stage:
             return _failover(stage, as_json)
     with ExitStack() as opened:
         try:
-            stage = opened.enter_context(Stage(machines(), port=8_000 if port is None else port))
+            stage = opened.enter_context(Stage(machines, port=8_000 if port is None else port))
         except PortTaken:
             if port is not None:
                 raise
-            stage = opened.enter_context(Stage(machines()))
+            stage = opened.enter_context(Stage(machines))
         _tour(stage)
         if not once:
             _stay(stage)
