@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 _FILE_END: Final = ".gguf"
-_HOME: Final = ("registry.ollama.ai/library/", "library/")
+_HOME_REGISTRY: Final = "registry.ollama.ai"
+_HOME_FOLDER: Final = "library"
 
 
 def stem(native: str) -> str:
@@ -26,8 +27,12 @@ def canonical(name: str) -> str:
     """
     short = stem(name).lower().partition("://")
     plain = short[2] if short[1] else short[0]
-    for prefix in _HOME:
-        plain = plain.removeprefix(prefix)
+    parts = plain.split("/")
+    if len(parts) == 3 and parts[0] == _HOME_REGISTRY:
+        del parts[0]
+    if len(parts) == 2 and parts[0] == _HOME_FOLDER:
+        del parts[0]
+    plain = "/".join(parts)
     if not plain:
         return ""
     head, slash, last = plain.rpartition("/")

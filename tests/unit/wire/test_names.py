@@ -17,6 +17,9 @@ from sollol.wire.names import canonical, stem, tagless
         ("library/llama3.2", "llama3.2:latest"),
         ("registry.ollama.ai/library/llama3.2:1b", "llama3.2:1b"),
         ("https://registry.ollama.ai/library/llama3.2", "llama3.2:latest"),
+        ("registry.ollama.ai/me/model", "me/model:latest"),
+        ("library/library/model", "library/library/model:latest"),
+        ("registry.ollama.ai/model", "registry.ollama.ai/model:latest"),
         ("hf.co/Bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M", "hf.co/bartowski/llama-3.2-1b-instruct-gguf:q4_k_m"),
         ("localhost:5000/me/model", "localhost:5000/me/model:latest"),
         ("Qwen/Qwen2.5-7B-Instruct", "qwen/qwen2.5-7b-instruct:latest"),
@@ -47,10 +50,12 @@ def test_tagless_drops_only_the_default_tag():
     assert tagless("llama3.2:3b") == "llama3.2:3b"
 
 
+part = st.sampled_from(["library", "registry.ollama.ai", "Model", "m.gguf", "localhost:5000"])
+homes = st.lists(part, min_size=1, max_size=4).map("/".join)
 ordinary = st.from_regex(r"\A[A-Za-z][A-Za-z0-9._-]{0,20}(/[A-Za-z0-9][A-Za-z0-9._-]{0,20}){0,2}(:[A-Za-z0-9._-]{1,10})?\Z")
 
 
-@given(ordinary)
+@given(ordinary | homes)
 def test_canonical_is_stable_and_does_not_see_case(name):
     once = canonical(name)
     if not name.lower().endswith(".gguf"):
