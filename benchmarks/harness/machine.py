@@ -66,6 +66,15 @@ def cpu_seconds(pid: int) -> float:
     return total / TICK
 
 
+def core_seconds(core: int) -> float:
+    """User and system time that anybody has spent on a core since the machine started, in seconds."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            return sum(int(field) for field in fields[:3]) / TICK
+    return 0.0
+
+
 def memory_mb(pid: int) -> dict[str, float]:
     """RSS and PSS of the tree in MB (10^6 bytes). PSS counts a page that n processes share as 1/n."""
     total = {"rss": 0.0, "pss": 0.0}

@@ -178,6 +178,9 @@ def _remarks(row: Row) -> list[str]:
             remarks.append(
                 f"- {door}: generator or stub was the limit ({max(core):.0%} of its core): the true figure is higher"
             )
+        others = max((r.get("others_on_door_core", 0.0) for r in rounds), default=0.0)
+        if others > 0.05:
+            remarks.append(f"- {door}: other programs took {others:.0%} of its core: read its CPU time, not its speed")
     for door, facts in row.facts.items():
         if "uvloop" in facts and facts["uvloop"] is not (door == "sollol"):
             remarks.append(f"- {door}: ran {'with' if facts['uvloop'] else 'without'} uvloop, against what the row says")

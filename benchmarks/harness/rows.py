@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.doors import DIRECT, DOORS, LITELLM, NGINX, SOLLOL, SOLLOL_ASYNCIO, VLLM_ROUTER, Door, Running, Unavailable, opened
-from harness.machine import Cores, cpu_seconds, has_uvloop, memory_mb
+from harness.machine import Cores, core_seconds, cpu_seconds, has_uvloop, memory_mb
 from harness.native import Node, Shape, load, stub_nodes
 
 Result = dict[str, Any]
@@ -38,15 +38,19 @@ class Row:
     facts: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
-def _weigh(door: Running, nodes: Sequence[Node]) -> Callable[[], dict[str, float]]:
+def _weigh(cores: Cores, door: Running, nodes: Sequence[Node]) -> Callable[[], dict[str, float]]:
     def look() -> dict[str, float]:
-        return {"door": cpu_seconds(door.pid) if door.pid else 0.0, "stub": sum(cpu_seconds(node.pid) for node in nodes)}
+        return {
+            "door": cpu_seconds(door.pid) if door.pid else 0.0,
+            "stub": sum(cpu_seconds(node.pid) for node in nodes),
+            "door_core": core_seconds(cores.door),
+        }
 
     return look
 
 
 def _once(plan: Plan, door: Running, nodes: Sequence[Node], chunks: int, options: Result) -> Result:
-    weigh = _weigh(door, nodes)
+    weigh = _weigh(plan.cores, door, nodes)
     memory: list[dict[str, float]] = []
 
     def look() -> dict[str, float]:
@@ -59,6 +63,7 @@ def _once(plan: Plan, door: Running, nodes: Sequence[Node], chunks: int, options
     result["memory_mb"] = memory[-1] if memory else None
     result["door_cpu"] = round(used["door"] / seconds, 4)
     result["door_cpu_us_per_request"] = round(used["door"] / result["done"] * 1e6, 1) if result["done"] else None
+    result["others_on_door_core"] = round(max(0.0, used["door_core"] - used["door"]) / seconds, 3) if door.pid else 0.0
     stub = used["stub"] / seconds
     busiest = result["cpu"] + stub if plan.cores.shared else max(result["cpu"], stub / len(nodes))
     result["generator_and_stub_core"] = round(busiest, 3)
