@@ -82,15 +82,6 @@ def parse_ollama_host(text: str) -> Endpoint | None:
     return Endpoint(_this_machine(_host(given, host)), number, scheme == "https", _base(given, slash + path))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is one that only this machine reaches: localhost, 127.0.0.0/8 or ::1."""
-    name = host.strip("[]").lower().removesuffix(".")
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-
-
 def _scheme(given: str) -> tuple[str, str]:
     scheme, separator, rest = given.partition("://")
     if not separator:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sollol.core.types import Endpoint
 from sollol.errors import ConfigError
-from sollol.wire.address import Address, is_loopback, parse_address, parse_endpoint, parse_ollama_host
+from sollol.wire.address import Address, parse_address, parse_endpoint, parse_ollama_host
 
 
 @pytest.mark.parametrize(
@@ -192,24 +192,3 @@ def test_every_ip_address_and_port_reads_back(address, port):
     endpoint = parse_endpoint(Endpoint(str(address), port).url)
     assert endpoint.port == port
     assert parse_endpoint(endpoint.url) == endpoint
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("localhost", True),
-        ("LocalHost.", True),
-        ("a.localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.0.0.1", False),
-        ("mylocalhost", False),
-        ("", False),
-    ],
-)
-def test_loopback(host, expected):
-    assert is_loopback(host) is expected
