@@ -29,6 +29,8 @@ _DURATION = re.compile(r"^([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+_LITERALS = {"n": "null", "t": "true", "f": "false"}
+_SHOWN = {"'": "'\\''", '"': "'\"'", "\\": "'\\\\'", "\n": "'\\n'", "\t": "'\\t'", "\r": "'\\r'"}
 _PYTHON_ERRORS = (
     ("Expecting property name", "looking for beginning of object key string"),
     ("Illegal trailing comma", "looking for beginning of object key string"),
@@ -43,7 +45,7 @@ def decode(raw: bytes) -> Any:
     """The first JSON value of `raw`; raises a `Refusal` with Go's words."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_slowly(raw.decode("utf-8", "replace"))
 
 
@@ -59,13 +61,26 @@ def _decode_slowly(text: str) -> Any:
 
 def _go_words(error: json.JSONDecodeError, text: str) -> str:
     at = error.pos
+    if error.msg.startswith("Invalid \\"):
+        at += 1  # Go names what follows the backslash
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
     if at >= len(text) or error.msg.startswith("Unterminated"):
         return "unexpected EOF"
     where = next((go for python, go in _PYTHON_ERRORS if error.msg.startswith(python)), "looking for beginning of value")
-    shown = "'\\''" if text[at] == "'" else f"'{text[at]}'"
-    return f"invalid character {shown} {where}"
+    literal = _LITERALS.get(text[at]) if where == "looking for beginning of value" else None
+    if literal is not None:
+        wrong = next((i for i, c in enumerate(literal) if text[at + i : at + i + 1] != c), 0)
+        if at + wrong >= len(text):
+            return "unexpected EOF"
+        at, where = at + wrong, f"in literal {literal} (expecting '{literal[wrong]}')"
+    return f"invalid character {_quoted(text[at])} {where}"
+
+
+def _quoted(character: str) -> str:
+    if character in _SHOWN:
+        return _SHOWN[character]
+    return f"'{character}'" if character.isprintable() else f"'\\x{ord(character):02x}'"
 
 
 def read(raw: bytes, struct: str, fields: Mapping[str, str], *, empty: str = "missing request body") -> Body:
