@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.scripted import ScriptedNode
 
-from sollol.config import Auth, Config, Discovery, Gateway, NodeSettings
+from sollol.config import Auth, Config, Discovery, Gateway, Limits, NodeSettings
 from sollol.core.types import Health
 from sollol.gateway.context import Gateway as Context
 from sollol.gateway.running import open_gateway
@@ -125,6 +125,7 @@ async def front(
     *nodes: str | NodeSettings,
     auth: Auth | None = None,
     gateway: Gateway | None = None,
+    limits: Limits | None = None,
     data_dir: Path | None = None,
 ) -> AsyncIterator[Front]:
     """A gateway with these nodes, looked at already, and without discovery."""
@@ -133,6 +134,7 @@ async def front(
         nodes=tuple(NodeSettings(node) if isinstance(node, str) else node for node in nodes),
         discovery=Discovery(enabled=False),
         auth=auth or Auth(),
+        limits=limits or Limits(),
         data_dir=data_dir or Path("/nonexistent"),
     )
     running = await open_gateway(config)

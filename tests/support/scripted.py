@@ -20,9 +20,13 @@ class Seen:
         self.method = ""
         self.path = ""
         self.headers: dict[str, str] = {}
-        self.body = b""
+        self.pieces: list[bytes] = []
         self.complete = asyncio.Event()
         self.gone = asyncio.Event()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
 
     @property
     def json(self) -> dict[str, object]:
@@ -137,7 +141,7 @@ class _Connection(asyncio.Protocol):
             self._start(seen)
 
     def on_body(self, body: bytes) -> None:
-        self._seen[-1].body += body
+        self._seen[-1].pieces.append(body)
 
     def on_message_complete(self) -> None:
         seen = self._seen[-1]

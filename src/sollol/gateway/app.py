@@ -19,6 +19,8 @@ from sollol.wire.requests import dialect_of
 
 # Bodies of the own API and of everything that is not known are small.
 SMALL_BODY: Final = 1 << 20
+# Blobs are passed on as they come; their size is the node's business.
+UNLIMITED: Final = 1 << 62
 
 
 Methods = Mapping[str, Route]
@@ -39,7 +41,9 @@ class GatewayApp:
         for prefixes in (listings.PREFIXES, models.PREFIXES, admin.PREFIXES):
             for prefix, handlers in prefixes.items():
                 self._prefixes[prefix] = {
-                    method: Route(partial(handler, gateway), limit, streams=(method, prefix) in models.STREAMS)
+                    method: Route(partial(handler, gateway), UNLIMITED, streams=True)
+                    if (method, prefix) in models.STREAMS
+                    else Route(partial(handler, gateway), limit)
                     for method, handler in handlers.items()
                 }
 

@@ -20,6 +20,9 @@ from sollol.core.types import Node
 from sollol.errors import NodeError
 from sollol.gateway.answers import JSON, NDJSON, send, send_json
 
+UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are no sensible JSON."""
+
 # A line of progress is a few hundred bytes, a whole reply of this kind (show, with tensors) a few megabytes.
 _LINE_LIMIT: Final = 1 << 20
 _BODY_LIMIT: Final = 64 << 20
@@ -88,7 +91,8 @@ class Collect:
         self._writable = writable
 
     def on_head(self, status: int, headers: Headers) -> None:
-        self.reply.status, self.reply.headers = status, headers
+        self.reply.status = status
+        self.reply.headers = [(key.lower(), value) for key, value in headers]
 
     def on_data(self, data: bytes) -> None:
         self._size += len(data)
@@ -126,9 +130,9 @@ class Pass(Collect):
 
     def on_head(self, status: int, headers: Headers) -> None:
         super().on_head(status, headers)
-        self._streams = _is_ndjson(headers)
+        self._streams = _is_ndjson(self.reply.headers)
         if self._streams:
-            self._sink.head(status, [*own_headers(headers), *self._extra])
+            self._sink.head(status, [*own_headers(self.reply.headers), *self._extra])
 
     def on_data(self, data: bytes) -> None:
         if self._streams:
@@ -187,7 +191,7 @@ class Lines(Collect):
             return
         try:
             value = msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return
         if isinstance(value, dict):
             self._last = value
@@ -254,7 +258,7 @@ def error_text(body: bytes) -> str:
     """The text of an Ollama error body, or the body itself where it is short text; else empty."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return body[:200].decode("utf-8", "replace").strip()
     return str(value["error"]) if isinstance(value, dict) and "error" in value else ""
 

@@ -26,7 +26,7 @@ from sollol.gateway.context import Gateway
 from sollol.gateway.fanout import Pass, Reply, answer_all, ask, change, change_all, own_headers, stream_all
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
-from sollol.gateway.targets import best_fit, chosen, holders, is_model_name, newest_first, ollama_nodes
+from sollol.gateway.targets import best_fit, chosen, holders, idle_first, is_model_name, newest_first, ollama_nodes
 from sollol.wire.gojson import complaint
 from sollol.wire.names import canonical, tagless
 from sollol.wire.routing import ascii_value
@@ -65,6 +65,8 @@ def read(body: bytes, struct: str) -> Ask:
         raise BadRequest("missing request body")
     try:
         return _ask.decode(body)
+    except UnicodeDecodeError:
+        raise BadRequest("invalid UTF-8 in request body") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(complaint(error, body, struct)) from None
 
@@ -109,6 +111,7 @@ async def pull(gateway: Gateway, request: Request, sink: Sink) -> None:
     asked = read(request.body, "PullRequest")
     model = _named(asked.which, "invalid model name")
     owners = [node for node in holders(gateway, model)[0] if node.kind is NodeKind.OLLAMA]
+    owners.sort(key=lambda node: node.index)
     nodes = _by_wish(gateway, asked) or owners or [best_fit(ollama_nodes(gateway))]
     await _stream(gateway, request, sink, asked, nodes)
 
@@ -118,7 +121,7 @@ async def push(gateway: Gateway, request: Request, sink: Sink) -> None:
     asked = read(request.body, "PushRequest")
     model = _named(asked.which, "model is required")
     # A model that nobody has is any node's to refuse: what it says, and with which status, is in a stream.
-    nodes = _by_wish(gateway, asked) or _owners(gateway, model) or [best_fit(ollama_nodes(gateway))]
+    nodes = _by_wish(gateway, asked) or idle_first(_owners(gateway, model)) or [best_fit(ollama_nodes(gateway))]
     await _stream(gateway, request, sink, asked, nodes[:1] if asked.nodes is None else nodes)
 
 
@@ -129,7 +132,7 @@ async def create(gateway: Gateway, request: Request, sink: Sink) -> None:
     digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
     nodes = _by_wish(gateway, asked) or uploads.places(gateway, digests, request)
     if not nodes:
-        owners = _owners(gateway, canonical(asked.base)) if asked.base else []
+        owners = idle_first(_owners(gateway, canonical(asked.base))) if asked.base else []
         nodes = owners[:1] or [best_fit(ollama_nodes(gateway))]
     await _stream(gateway, request, sink, asked, nodes)
 
@@ -264,11 +267,12 @@ def _owners(gateway: Gateway, model: str) -> list[NodeState]:
 
 
 def _all_owners(gateway: Gateway, model: str) -> tuple[list[NodeState], list[NodeState]]:
-    """Ollama nodes that have the model: reachable ones, and those that are down."""
+    """Ollama nodes that have the model, as they became known: reachable ones, and those that are down."""
     up, down = holders(gateway, model)
     found = [node for node in up if node.kind is NodeKind.OLLAMA]
     if up and not found:
         raise Unsupported(f"'{model}' is only on nodes that do not manage models: {', '.join(node.label for node in up)}")
+    found.sort(key=lambda node: node.index)
     return found, [node for node in down if node.kind is NodeKind.OLLAMA]
 
 
