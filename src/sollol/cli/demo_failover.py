@@ -18,10 +18,11 @@ from sollol.errors import SollolError
 MODEL: Final = "llama3.2:1b"
 TOKENS: Final = 30
 PROMPTS: Final = ("Why is the sky blue?", "What is a gateway?", "Name three rivers.", "How does a pump work?")
-CLIENTS: Final = 6
+CLIENTS: Final = 16  # enough that loading the model once more is quicker than waiting in line
 CALM_SECONDS: Final = 2.0
 OUTAGE_SECONDS: Final = 3.0
 RETURN_SECONDS: Final = 20.0
+AFTER_SECONDS: Final = 1.5
 MOST_REQUESTS: Final = 2_000
 
 Say = Callable[[str], None]
@@ -136,7 +137,12 @@ def _come_back(stage: Stage, crowd: Crowd, death: Death, say: Say) -> None:
     death.seen_again = seen = _wait_for(stage, death.victim, revived, RETURN_SECONDS, up=True)
     say(f"   +{seen:.2f} s  the gateway knows" if seen is not None else "   the gateway has not noticed")
     death.used_again = used = _wait_for_answer(crowd, death.victim, revived)
-    say(f"   +{used:.2f} s  it has answered again" if used is not None else "   it was not used again")
+    if used is None:
+        say("   it was not used again")
+        return
+    say(f"   +{used:.2f} s  it has answered again")
+    time.sleep(AFTER_SECONDS)
+    say(f"   since then: {_by_node([a for a in crowd.answers if a.ended > revived + used and not a.error])}")
 
 
 def summary(found: Observations) -> list[str]:
