@@ -100,7 +100,7 @@ async def test_show_fails_over_to_another_owner() -> None:
             for _ in range(3):
                 reply = await door.ask("POST", "/api/show", {"model": "M", "verbose": True})
                 assert (reply.status, reply.json, reply.header("x-sollol-node")) == (200, {"modelfile": "it"}, "n2")
-            assert two.asked("POST", "/api/show")[-1].json == {"model": "M", "verbose": True}
+            assert {"model": "M", "verbose": True} in [seen.json for seen in two.asked("POST", "/api/show")]
             one.answers["POST", "/api/show"] = says(500, {"error": "invalid file magic"})
             two.stop()
             reply = await door.ask("POST", "/api/show", {"model": "m"})
