@@ -1,4 +1,4 @@
-"""Short ways to make what the tests of the decision need: nodes, tasks, a state that was looked at, and a loop without a loop."""
+"""Short ways to make what the tests of the decision need: nodes, tasks, a cluster driven by hand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GB = 1_000_000_000
 SIZE = 5 * GB
 
 
-def a_node(name: str, **fields) -> Node:
-    return Node(name, Endpoint(name, 11434), **fields)
+def a_node(name_: str, **fields) -> Node:
+    return Node(name_, Endpoint(name_, 11434), **fields)
 
 
 def a_model(name: str, size: int = SIZE, **fields) -> Model:
@@ -60,10 +60,10 @@ class Cluster:
         self.sent: list[Decision] = []
         self.refused: list[Task] = []
 
-    def add(self, name: str, survey: Survey | None = None, **fields) -> None:
-        self.state.apply(NodeAdded(self.now, a_node(name, **fields)))
+    def add(self, node: str, survey: Survey | None = None, **fields) -> None:
+        self.state.apply(NodeAdded(self.now, a_node(node, **fields)))
         if survey is not None:
-            self.state.apply(NodeSurveyed(self.now, name, survey))
+            self.state.apply(NodeSurveyed(self.now, node, survey))
 
     def rates(self, name: str, model: str = "m", prefill: float = 1000.0, decode: float = 40.0, a: float | None = None) -> None:
         rates = self.state.known[name].rates_of(model)

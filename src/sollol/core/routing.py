@@ -307,10 +307,11 @@ def choose(task: Task, terms: list[Term], costs: list[float], first: int, now: f
     """The place of the node that gets the request, given its costs: modes and priorities of nodes on top of the lowest cost."""
     if task.mode is Mode.ASYNC:
         limit = ASYNC_FACTOR * costs[first]
-        first = max((place for place, cost in enumerate(costs) if cost <= limit), key=lambda place: (costs[place], -place))
-    limit = costs[first] + max(SAME_PERCENT * costs[first], SAME_SECONDS)
-    near = [place for place, cost in enumerate(costs) if cost <= limit]
-    chosen = min(near, key=lambda place: (-terms[place].node.node.priority, costs[place], place))
+        chosen = max((place for place, cost in enumerate(costs) if cost <= limit), key=lambda place: (costs[place], -place))
+    else:
+        limit = costs[first] + max(SAME_PERCENT * costs[first], SAME_SECONDS)
+        near = (place for place, cost in enumerate(costs) if cost <= limit)
+        chosen = min(near, key=lambda place: (-terms[place].node.node.priority, costs[place], place))
     if terms[chosen].node.node.priority > 1:
         return chosen
     others = [

@@ -194,11 +194,9 @@ class Scheduler:
             if not free:
                 break
             group = entry.group
-            if (
-                not entry.queued
-                or group.free <= 0
-                or (group.shortlist is not None and entry.typical(self._state, now) and group.shortlist.waits())
-            ):
+            if not entry.queued or group.free <= 0:
+                continue
+            if group.shortlist is not None and entry.typical(self._state, now) and group.shortlist.waits():
                 continue
             decision = self._try(entry, now)
             if decision is not None:
@@ -209,7 +207,7 @@ class Scheduler:
         return decisions
 
     def _starved(self, line: list[Waiting], now: float) -> list[Waiting]:
-        """Who has waited longest, if that is too long, comes first at every second slot: new clients cannot go first for ever."""
+        """Who has waited longest, if that is too long, comes first at every second slot, however many new clients come."""
         oldest = next(iter(self._entries.values()))
         if self._second and line and now - oldest.since > STARVED_SECONDS and oldest.group.free > 0:
             return [oldest, *line]
