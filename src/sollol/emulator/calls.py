@@ -81,7 +81,7 @@ def _cut(faults: Faults) -> tuple[str, int] | None:
 class Call:
     """A request in the node, from its arrival to its last byte."""
 
-    __slots__ = ("_connection", "_cut", "_faults", "_node", "_sent", "_started", "_timer", "_writer", "handle", "over")
+    __slots__ = ("_connection", "_cut", "_due", "_faults", "_node", "_sent", "_started", "_timer", "_writer", "handle", "over")
 
     def __init__(self, node: EmulatedNode, connection: Connection, writer: Writer, faults: Faults, handle: int) -> None:
         self._node = node
@@ -91,6 +91,7 @@ class Call:
         self._cut = _cut(faults)
         self._sent = 0
         self._started = False
+        self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.handle = handle
         self.over = False
@@ -113,7 +114,7 @@ class Call:
     def _emit(self) -> None:
         node, writer = self._node, self._writer
         self._timer = None
-        now = node.now()
+        now = max(node.now(), self._due)  # an event loop may wake a little early, by what its clock is coarse
         out = node.model.tokens(self.handle, now)
         if self._cut is not None and out >= self._cut[1]:
             self._write(self._cut[1])
@@ -124,8 +125,8 @@ class Call:
             return
         when = node.model.time_of_token(self.handle, out + 1)
         if when is not None:
-            # A token that is due already has only not been counted for rounding; look again a moment later.
-            self._timer = node.loop.call_at(max(when, now + 1e-4), self._emit)
+            self._due = max(when, now + 1e-4)  # a token that is due already has only not been counted for rounding
+            self._timer = node.loop.call_at(self._due, self._emit)
         elif out < writer.pieces:
             self._timer = node.loop.call_later(0.05, self._emit)  # the node stands still
 

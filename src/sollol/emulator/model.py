@@ -84,9 +84,9 @@ class NodeModel:
         if job is None:
             return
         self._forget(job)
-        if job.slot is not None:
+        if job.runner is not None and job.slot is not None:
             if self._work < job.first:
-                job.slot.hashes = frozenset()
+                job.runner.hold(job.slot, frozenset())
             self._release(job)
         elif job.runner is not None:
             job.runner.waiting.remove(job)
@@ -227,7 +227,7 @@ class NodeModel:
         if work.load_only:
             self._finish(job)
             self._settle(runner)
-        elif runner.busy < len(runner.slots):
+        elif runner.busy < runner.slots:
             self._start(job, runner)
             self._set_expiry()
         else:
@@ -235,10 +235,7 @@ class NodeModel:
 
     def _start(self, job: Job, runner: Runner) -> None:
         work = job.work
-        slot, job.cached = runner.best_slot(work)
-        slot.job, job.slot = job, slot
-        slot.hashes = frozenset(value for _, value in work.boundaries)
-        runner.busy += 1
+        job.slot, job.cached = runner.take(work)
         self._running += 1
         self._set_speed()
         job.started = self._now
@@ -265,8 +262,8 @@ class NodeModel:
 
     def _finish(self, job: Job) -> None:
         self._forget(job)
-        if job.slot is not None and job.work.after is not None:
-            job.slot.hashes |= {job.work.after[1]}
+        if job.runner is not None and job.slot is not None and job.work.after is not None:
+            job.runner.hold(job.slot, job.slot.hashes | {job.work.after[1]})
         self._out.append(Finished(self._now, job.handle, self._counters(job)))
         self._release(job)
 
@@ -291,9 +288,7 @@ class NodeModel:
         runner, slot = job.runner, job.slot
         if runner is None or slot is None:
             return
-        slot.job = None
-        slot.used = self._now
-        runner.busy -= 1
+        runner.give_back(slot)
         self._running -= 1
         self._set_speed()
         if runner.waiting:

@@ -249,11 +249,14 @@ class EmulatedNode:
 
     def _wake(self) -> None:
         self._timer = None
-        self._pump()
+        self._pump(self._when)
 
-    def _pump(self) -> None:
-        """Carry out what happened by now, and wake up when next something will."""
-        for happening in self.model.advance(self.now()):
+    def _pump(self, due: float = 0.0) -> None:
+        """Carry out what happened by now, and wake up when next something will.
+
+        `due` is when the clock was to wake it: an event loop may do so a little early, by what its clock is coarse.
+        """
+        for happening in self.model.advance(max(self.now(), due)):
             match happening:
                 case FirstToken(handle=handle):
                     if (call := self._calls.get(handle)) is not None and not call.over:
