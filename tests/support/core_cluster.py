@@ -95,7 +95,7 @@ class Cluster:
         decision = self.running.pop(task.id)
         if outcome == "ok":
             self.state.apply(FirstToken(self.now, task, decision.node))
-        native = counters is not None
+        native = fields.pop("native", counters is not None)
         self.state.apply(AttemptEnded(self.now, task, decision.node, outcome, counters=counters, native=native, **fields))
         self.pump()
 

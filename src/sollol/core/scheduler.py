@@ -189,10 +189,14 @@ class Scheduler:
                 ready.append(group)
         for group in ready:
             group.shorten(self._state, now)
-        free = True
-        for entry in self._starved(candidates(ready), now):
-            if not free:
-                break
+        if ready:
+            decisions += self._serve(self._starved(candidates(ready), now), ready, now)
+        return decisions
+
+    def _serve(self, line: list[Waiting], ready: list[Group], now: float) -> list[Decision]:
+        """Go through the candidates in order, as long as there is a free slot anywhere."""
+        decisions = []
+        for entry in line:
             group = entry.group
             if not entry.queued or group.free <= 0:
                 continue
@@ -203,13 +207,14 @@ class Scheduler:
                 self._hand_out(entry, group.by_node[decision.node], now)
                 self._sent(entry, self._least_tag())
                 decisions.append(decision)
-                free = any(group.free > 0 for group in ready)
+                if not any(group.free > 0 for group in ready):
+                    break
         return decisions
 
     def _starved(self, line: list[Waiting], now: float) -> list[Waiting]:
         """Who has waited longest, if that is too long, comes first at every second slot, however many new clients come."""
         oldest = next(iter(self._entries.values()))
-        if self._second and line and now - oldest.since > STARVED_SECONDS and oldest.group.free > 0:
+        if self._second and now - oldest.since > STARVED_SECONDS and oldest.group.free > 0:
             return [oldest, *line]
         return line
 

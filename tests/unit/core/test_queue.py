@@ -107,6 +107,7 @@ def test_moved_requests_are_outside_the_limit_and_keep_their_place():
     assert cluster.where(waiter) == failed
     assert cluster.where(first) is None
     assert cluster.queue.position(first) == 1
+    assert {cost.node: cost.blocked for cost in cluster.queue.explain(first, 0.0)}[failed] == "failed there before"
     cluster.end(second)
     assert cluster.where(first) not in {None, failed}
     assert cluster.sent[-1].attempt == 2
