@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.raw_peer import Peer, RawNode, Told, answers, raw_node, until
+from tests.support.raw_peer import Peer, RawNode, Told, answers, raw_node, stalled, until
 
 from sollol.core.ports import Outgoing
 from sollol.core.types import Endpoint, Node
@@ -321,11 +321,7 @@ async def test_a_paused_exchange_stops_the_node(transport: HttpTransport) -> Non
         told = Counting()
         exchange = transport.send(raw.node, GET, told)
         exchange.pause()  # already while it connects
-        stalled, before = 0, -1
-        while stalled < 20:  # until the node cannot write any more
-            await asyncio.sleep(0.01)
-            stalled = stalled + 1 if written == before else 0
-            before = written
+        await stalled(lambda: written)
         assert (told.status, told.got) == (0, 0)
         assert written < total / 4
         exchange.resume()
