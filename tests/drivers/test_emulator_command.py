@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
-from tests.support.emulated import ask
+from tests.support.emulated import Got, ask
 
 from sollol.cli.emulate import chosen, emulate
 from sollol.core.types import NodeKind
@@ -51,44 +54,51 @@ def test_wrong_options_are_said(arguments):
     assert arguments[0] in result.output
 
 
-async def started(*arguments: str) -> asyncio.subprocess.Process:
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     code = "from sollol.cli.emulate import emulate; emulate()"
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments, stdout=-1, stderr=-1)
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def get(url: str, method: str = "GET", path: str = "/", body: Any = None) -> Got:
+    address = SimpleNamespace(host="127.0.0.1", port=int(url.rpartition(":")[2]))
+    return asyncio.run(ask(cast("EmulatedNode", address), method, path, body))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-async def test_the_command_prints_addresses_that_answer_and_stops_on_a_signal():
-    process = await started("--nodes", "2", "--port", "0", "--json")
-    assert process.stdout is not None
-    nodes = json.loads(await process.stdout.readline())["nodes"]
-    assert [n["name"] for n in nodes] == ["node-1", "node-2"]
-    for node in nodes:
-        host, _, port = node["url"].removeprefix("http://").partition(":")
-        address = cast("EmulatedNode", SimpleNamespace(host=host, port=int(port)))
-        assert (await ask(address, "GET", "/")).body == b"Ollama is running"
-    # A node that refuses and is healed, on whatever event loop the command runs.
-    one, other = (cast("EmulatedNode", SimpleNamespace(host="127.0.0.1", port=int(n["url"].rpartition(":")[2]))) for n in nodes)
-    await ask(one, "POST", "/_emulator/faults?node=node-2", {"refuse": True})
-    with pytest.raises(ConnectionRefusedError):
-        await ask(other, "GET", "/")
-    await ask(one, "POST", "/_emulator/faults?node=node-2", {})
-    assert (await ask(other, "GET", "/")).status == 200
-    busy = await started("--nodes", "1", "--port", nodes[0]["url"].rpartition(":")[2])
-    _, words = await busy.communicate()
-    assert busy.returncode == 1
-    assert b"try another --port" in words
-    process.send_signal(signal.SIGINT)
-    _, errors = await process.communicate()
-    assert (process.returncode, errors) == (0, b"")
+def test_the_command_prints_addresses_that_answer_and_stops_on_a_signal():
+    with started("--nodes", "2", "--port", "0", "--json") as process:
+        assert process.stdout is not None
+        nodes = json.loads(process.stdout.readline())["nodes"]
+        assert [n["name"] for n in nodes] == ["node-1", "node-2"]
+        one, other = (n["url"] for n in nodes)
+        assert get(one).body == get(other).body == b"Ollama is running"
+        # Refusing and healing, on whatever event loop the command runs.
+        get(one, "POST", "/_emulator/faults?node=node-2", {"refuse": True})
+        with pytest.raises(ConnectionRefusedError):
+            get(other)
+        get(one, "POST", "/_emulator/faults?node=node-2", {})
+        assert get(other).status == 200
+        with started("--nodes", "1", "--port", one.rpartition(":")[2]) as busy:
+            words = busy.communicate()[1]
+        assert busy.returncode == 1
+        assert b"try another --port" in words
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == b""
+        assert process.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-async def test_the_command_prints_words_for_people():
-    process = await started("--port", "0", "--models", "llama3.2:1b")
-    assert process.stdout is not None
-    lines = [(await process.stdout.readline()).decode() for _ in range(5)]
-    assert "fast-gpu (emulated ollama): llama3.2:1b" in lines[0]
-    assert "Ctrl-C" in lines[4]
-    process.terminate()
-    await process.communicate()
-    assert process.returncode == 0
+def test_the_command_prints_words_for_people():
+    with started("--port", "0", "--models", "llama3.2:1b") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().decode() for _ in range(5)]
+        assert "fast-gpu (emulated ollama): llama3.2:1b" in lines[0]
+        assert "Ctrl-C" in lines[4]
+        process.terminate()
+        process.communicate()
+        assert process.returncode == 0

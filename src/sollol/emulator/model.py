@@ -188,11 +188,15 @@ class NodeModel:
     # The clock
 
     def _next(self) -> float:
-        while self._due and self._due[0][2].over:
-            heapq.heappop(self._due)
-        when = min(self._load_end, self._expiry)
-        if self._due and self._speed:
-            when = min(when, self._now + max(0.0, self._due[0][0] - self._work) / self._speed)
+        due = self._due
+        while due and due[0][2].over:
+            heapq.heappop(due)
+        when = self._load_end if self._load_end < self._expiry else self._expiry
+        if due and self._speed:
+            left = due[0][0] - self._work
+            first = self._now + left / self._speed if left > 0.0 else self._now
+            if first < when:
+                return first
         return when
 
     def _run(self, now: float) -> None:

@@ -80,6 +80,7 @@ class EmulatedNode:
         self._connections: set[Connection] = set()
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
+        self._listening: socket.socket
         self._opening: asyncio.Task[None] | None = None
         self._flap: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -157,6 +158,7 @@ class EmulatedNode:
         self._opening = self.loop.create_task(self._serve(sock))
 
     async def _serve(self, sock: socket.socket) -> None:
+        self._listening = sock
         self._server = await self.loop.create_server(self._protocol, sock=sock, backlog=4096)
 
     def _protocol(self) -> asyncio.Protocol:
@@ -166,9 +168,11 @@ class EmulatedNode:
     def _close(self) -> None:
         """Stop listening but keep the port, bound and not listening: who connects is refused."""
         if self._server is not None:
+            with suppress(OSError):  # not every system can
+                self._listening.shutdown(socket.SHUT_RDWR)  # at once: an event loop may take its time
             self._server.close()
             self._server = None
-            with suppress(OSError):  # not every event loop has let go of the port yet
+            with suppress(OSError):  # some event loop has not let go of the port yet
                 self._socket = self._bind()
         for connection in list(self._connections):
             gone = connection.gone
@@ -353,8 +357,12 @@ def control(node: EmulatedNode, request: Request, connection: Connection) -> Non
         except msgspec.DecodeError as error:
             send(connection, Document(dumps({"error": str(error)}), 400))
             return
-        send(connection, Document(msgspec.json.encode(faults)))
-        target.faults.set(faults)
+        if target is node:  # which may be about to cut this very connection
+            send(connection, Document(msgspec.json.encode(faults)))
+            target.faults.set(faults)
+        else:
+            target.faults.set(faults)
+            send(connection, Document(msgspec.json.encode(faults)))
     elif (request.method, request.path) == ("POST", "/_emulator/reset"):
         target.stats = Stats(in_flight=target.stats.in_flight)
         target.faults.clear()
