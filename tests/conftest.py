@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -25,6 +26,8 @@ CLIENT_PACKAGES = ("ollama", "openai", "langchain_ollama")
 
 def pytest_configure(config: pytest.Config) -> None:
     """A person's own settings do not reach the tests, nor the programs that tests start."""
+    # Without this, pytest-asyncio makes a loop of its own between a plain test and an async one, and never closes it.
+    asyncio.set_event_loop(None)
     for name in [name for name in os.environ if name.startswith("SOLLOL_") or name == "OLLAMA_HOST"]:
         del os.environ[name]
     os.environ["SOLLOL_DISCOVERY_NETWORKS"] = "127.0.0.0/8"
