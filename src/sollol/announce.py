@@ -30,7 +30,9 @@ async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[]
     hint = curl_line(gateway.address, list(nodes.values()))
     if hint:
         announce(f"try it:\n  {hint}")
-    house.engine.listen(lambda event: _tell_change(event, nodes.get(_id(event)), announce))
+    house.engine.listen(
+        lambda event: _tell_change(event, nodes.get(_id(event)), announce), NodeAdded, NodeRemoved, HealthChanged
+    )
     await asyncio.Event().wait()
 
 

@@ -48,7 +48,7 @@ class Admission:
         self._waiting: dict[Task, asyncio.Future[Placement]] = {}
         self._ticking: asyncio.TimerHandle | None = None
         self._pumping = self._asked = False
-        engine.listen(self._heard)
+        engine.listen(self._heard, *_WORTH_A_LOOK)
 
     @property
     def waiting(self) -> int:
@@ -139,7 +139,7 @@ class Admission:
             future.set_result(placement)
 
     def _heard(self, event: Event) -> None:
-        if self._waiting and type(event) in _WORTH_A_LOOK:
+        if self._waiting:
             self._pump(event.at)
 
     def _tick(self) -> None:

@@ -40,7 +40,7 @@ class Dispatch:
         self._admission = admission
         self._budget = MoveBudget()
         self._running: defaultdict[str, set[Attempt]] = defaultdict(set)
-        engine.listen(self._heard)
+        engine.listen(self._heard, HealthChanged)
 
     async def __call__(self, task: Task, sink: Sink) -> Outcome:
         """Answer `task` into `sink`. Raises a `SollolError` when nothing was shown to the client yet."""

@@ -43,12 +43,14 @@ class Engine:
         self.scheduler = scheduler
         self.transport = transport
         self.clock = clock
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, frozenset[type[Event]]]] = []
+        self._by_type: dict[type[Event], tuple[Listener, ...]] = {}
         self._subscriptions: list[Subscription] = []
 
-    def listen(self, listener: Listener) -> None:
-        """Call `listener` with every event from now on, after the state has changed."""
-        self._listeners.append(listener)
+    def listen(self, listener: Listener, *kinds: type[Event]) -> None:
+        """Call `listener` with every event of these kinds (none given: of all) from now on, after the state has changed."""
+        self._listeners.append((listener, frozenset(kinds)))
+        self._by_type.clear()
 
     def subscribe(self, size: int = 1_000) -> Subscription:
         subscription = Subscription(size)
@@ -61,9 +63,15 @@ class Engine:
     def publish(self, event: Event) -> None:
         """State first, then the observers. A change of a node's health follows as an event of its own."""
         changes = self.state.apply(event)
-        for listener in self._listeners:
+        listeners = self._by_type.get(type(event))
+        for listener in self._who_hears(type(event)) if listeners is None else listeners:
             listener(event)
         for subscription in self._subscriptions:
             subscription.put(event)
         for change in changes:
             self.publish(change)
+
+    def _who_hears(self, kind: type[Event]) -> tuple[Listener, ...]:
+        heard = tuple(listener for listener, kinds in self._listeners if not kinds or kind in kinds)
+        self._by_type[kind] = heard
+        return heard

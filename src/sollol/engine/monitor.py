@@ -7,7 +7,16 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 
-from sollol.core.events import Event, HealthChanged, ModelLearned, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
+from sollol.core.events import (
+    Event,
+    HealthChanged,
+    ModelLearned,
+    NodeAdded,
+    NodeChanged,
+    NodeRemoved,
+    NodeSurveyed,
+    ProbeFailed,
+)
 from sollol.core.ports import Surveyor
 from sollol.core.types import Model, NodeKind, Survey
 from sollol.engine.engine import Engine
@@ -32,7 +41,7 @@ class Monitor:
         self._wanted: set[str] = set()
         self._seen: dict[str, asyncio.Event] = {}
         self._asked: dict[str, set[tuple[str, str]]] = {}
-        engine.listen(self._heard)
+        engine.listen(self._heard, NodeAdded, NodeChanged, HealthChanged, NodeRemoved)
 
     def look(self, node: str) -> None:
         """Look at a node now; harmless for one that is not known."""

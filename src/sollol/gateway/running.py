@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from sollol.assemble import House, build, configured_nodes
 from sollol.config import Config
+from sollol.core.events import AttemptEnded, FirstToken, NodeRemoved, TaskEnded
 from sollol.drivers.request_log import RequestLog
 from sollol.gateway.app import GatewayApp
 from sollol.gateway.context import Gateway
@@ -64,8 +65,10 @@ async def open_gateway(config: Config) -> RunningGateway:
         guard=guard,
     )
     request_log = RequestLog()
-    for listener in (gateway.statistics.on_event, gateway.metrics.on_event, request_log.on_event):
-        house.engine.listen(listener)
+    engine = house.engine
+    engine.listen(gateway.statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
+    engine.listen(gateway.metrics.on_event, TaskEnded, FirstToken, AttemptEnded, NodeRemoved)
+    engine.listen(request_log.on_event, TaskEnded)
     app = GatewayApp(gateway, Inference(gateway, house.pipeline), guard)
     limits = config.limits
     try:
