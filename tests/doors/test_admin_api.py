@@ -218,6 +218,8 @@ async def test_changes() -> None:
         ("GET /api/routing/explain?model=m&prompt_tokens=x", b"", "$.prompt_tokens"),
         ("GET /api/routing/explain?model=m&priority=11", b"", "$.priority"),
         ("GET /api/routing/explain?model=m&mode=slow", b"", "$.mode"),
+        ("GET /api/routing/explain?model=m&mode=null", b"", "$.mode"),
+        ("GET /api/routing/explain?model=m&max_tokens=null", b"", "$.max_tokens"),
         ("GET /api/routing/explain?model=m&colour=1", b"", "colour"),
         ("GET /api/routing/explain?model=m&model=n", b"", "twice"),
     ],
@@ -243,7 +245,7 @@ async def test_explain_sends_nothing_and_names_every_node() -> None:
         assert (first["node"], first["blocked"], first["state"], first["free"]) == (one.id, "", "up", True)
         assert first["eta"] > 0
         assert 0 < first["score"] <= 100
-        assert (second["node"], bool(second["blocked"])) == (two.id, True)
+        assert (second["node"], bool(second["blocked"]), second["score"]) == (two.id, True, 0)
         longer = (await door.ask("GET", "/api/routing/explain?model=m&prompt_tokens=2000&max_tokens=50&mode=fast")).json
         assert longer["nodes"][0]["prefill"] == pytest.approx(2 * first["prefill"], rel=0.01)
         nobody = (await door.ask("GET", "/api/routing/explain?model=nope")).json

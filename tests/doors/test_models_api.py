@@ -217,7 +217,7 @@ async def test_a_client_that_leaves_closes_every_upstream(nodes: str | None) -> 
         running = [seen for node in (one, two) for seen in node.asked("POST", "/api/pull")]
         assert len(running) == (2 if nodes else 1)
         request.leave()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             for seen in running:
                 await seen.gone.wait()
 
@@ -334,7 +334,7 @@ async def test_a_client_that_leaves_in_an_upload_closes_the_upstream() -> None:
         request = await door.open("POST", path, b"a beginning", {"Content-Length": "1000000"})
         await arrived.wait()
         request.leave()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await node.asked("POST", path)[0].gone.wait()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sollol.core.estimates import CHARS_PER_TOKEN
 from sollol.core.explain import reason
@@ -26,9 +26,10 @@ class Question(Struct, forbid_unknown_fields=True):
 
     model: Annotated[str, Meta(min_length=1, max_length=500)]
     prompt_tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 100
-    max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    # Not "or None": in a query the word "null" would then be taken for it.
+    max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | UnsetType = UNSET
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
-    mode: Mode | None = None
+    mode: Mode | UnsetType = UNSET
     kind: Kind = Kind.CHAT
 
 
@@ -106,9 +107,9 @@ def _task(gateway: Gateway, question: Question) -> Task:
         body=b"",
         arrived=gateway.engine.clock.now(),
         priority=question.priority,
-        mode=question.mode or gateway.config.routing.mode,
+        mode=gateway.config.routing.mode if question.mode is UNSET else question.mode,
         prompt=Prompt(chars=round(chars)),
-        max_tokens=question.max_tokens,
+        max_tokens=None if question.max_tokens is UNSET else question.max_tokens,
         needs=frozenset({"embedding"}) if question.kind is Kind.EMBED else frozenset(),
     )
 
@@ -130,6 +131,6 @@ def _terms(gateway: Gateway, cost: Cost) -> NodeTerms:
         success=round(cost.success, 4),
         cost=round(cost.total, 4),
         eta=round(cost.eta, 4),
-        score=round(cost.score, 2),
+        score=0.0 if cost.blocked else round(cost.score, 2),
         free=cost.free,
     )
