@@ -64,7 +64,7 @@ class Mirror:
             return found
         limit = prompt.chars
         for chars, digest in reversed(marks(prompt, _LOOK)):
-            if chars < WORTH * limit:
+            if chars <= WORTH * limit:
                 break
             for slot in index.get(digest, ()):
                 runner = slot.runner

@@ -329,9 +329,7 @@ def _delay(term: Term, now: float) -> float:
 
 
 def explained(load: Load, term: Term, now: float, wait_weight: float, reliable: bool) -> Cost:
-    """The cost with all its terms. Contention is in ``prefill`` and ``decode``; ``eta`` leaves out the price of evictions."""
-    if term.blocked:
-        return Cost(term.node_id, blocked=term.blocked)
+    """The cost on an open node. Contention is in ``prefill`` and ``decode``; ``eta`` leaves out the price of evictions."""
     cached = load.cached(term.node_id)
     free = term.free > 0
     wait = 0.0 if free or not term.frees else max(0.0, term.frees[0] - now)

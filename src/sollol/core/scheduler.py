@@ -30,7 +30,7 @@ from .gates import cannot, too_long
 from .routing import Load, Term, best, choose, explained, group_key, weight
 from .state import ClusterState
 from .types import Cost, Decision, Health, Mode, Task
-from .waiting import LOOKED_AT, Group, Place, Waiting, candidates
+from .waiting import LOOKED_AT, Group, Place, Waiting, candidates, last_new
 
 STARVED_SECONDS = 600.0
 _GROUPS = 256
@@ -67,6 +67,7 @@ class Scheduler:
         self._bytes = 0
         self._number = 0
         self._cut = False
+        self._passed: set[str] = set()
         self._second = False
 
     # --- what waits
@@ -147,6 +148,7 @@ class Scheduler:
         if self._state.settled:
             self._settle()
         self._cut = False
+        self._passed.clear()
         fresh = self._fresh
         if fresh is not None:
             self._fresh = None
@@ -169,11 +171,12 @@ class Scheduler:
         entry.group.refresh(self._state, now)
         entry.group.restore()
         decision = self._try(entry, now)
-        if decision is None:
-            self._enqueue(entry)
-            return []
-        self._sent(entry, float("inf"))
-        return [decision]
+        if decision is not None:
+            self._sent(entry, float("inf"))
+            return [decision]
+        self._enqueue(entry)
+        decision = None if entry.group.open else self._through_open(entry.group, now)
+        return [] if decision is None else [decision]
 
     def _round(self, now: float) -> list[Decision]:
         """One look at the first candidates; every decision makes the next candidate see less."""
@@ -250,13 +253,13 @@ class Scheduler:
         """Every node that could serve the group has an open breaker: the one due first passes one request at a time."""
         if any(term.node.health.at(now) is not Health.OPEN or cannot(term.node, group.key) for term in group.terms):
             return None
-        idle = [term for term in group.terms if not term.node.running]
+        idle = [term for term in group.terms if not term.node.running and term.node_id not in self._passed]
         term = min(idle, key=lambda term: (term.node.health.retry_at, term.node.index), default=None)
-        if term is None or term.version == -1:
+        if term is None:
             return None
         for entry in group.waiting[:LOOKED_AT]:
             if not entry.avoids(term.node):
-                term.version = -1
+                self._passed.add(term.node_id)
                 self._sent(entry, self._least_tag())
                 cost = Cost(term.node_id, eta=entry.size(self._state, now).run(term), free=True)
                 return Decision(entry.task, term.node_id, (cost,), now - entry.task.arrived, entry.place.attempt)
@@ -378,14 +381,7 @@ class Scheduler:
     def _drop_last(self) -> Task:
         """Refuse the last in order among new requests."""
         self._queue_fresh()
-        last: Waiting | None = None
-        for group in self._active.values():
-            for entry in reversed(group.waiting):
-                if entry.place.attempt == 1:
-                    if last is None or last < entry:
-                        last = entry
-                    break
-        assert last is not None
+        last = last_new(self._active.values())
         self._remove(last)
         self._tags.settle(last.task.client, last.task.priority, -last.place.work)
         return last.task

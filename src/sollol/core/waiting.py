@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -207,3 +208,9 @@ def candidates(groups: list[Group]) -> list[Waiting]:
         depth += 1
     chosen.sort()
     return chosen
+
+
+def last_new(groups: Iterable[Group]) -> Waiting:
+    """The last in order among the waiting requests that did not move; there must be one."""
+    lasts = (next((entry for entry in reversed(group.waiting) if entry.place.attempt == 1), None) for group in groups)
+    return max(entry for entry in lasts if entry is not None)

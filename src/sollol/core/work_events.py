@@ -9,7 +9,7 @@ from msgspec import Struct
 from . import events as ev
 from .health import Signal
 from .learning import learn
-from .mirror import WORTH, KvSlot, oldest_free
+from .mirror import KvSlot, oldest_free
 from .node import ALWAYS_RESIDENT, NodeState, Runner, Running
 from .node_events import drop, signal, up
 from .residency import plan
@@ -87,8 +87,6 @@ def hold_prefix(state: ClusterState, node: NodeState, runner: Runner, run: Runni
     """The KV slot that will be used: the one with the longest prefix, else a new one, else the free one used longest ago."""
     prompt = run.task.prompt
     match = state.mirror.find(prompt, runner.model).get(node.id) if prompt.boundaries else None
-    if match is not None and match[0] <= WORTH * prompt.chars:
-        match = None
     if state.mirror.follows(prompt):
         state.mirror.followed(match is not None)
     slot = match[1] if match is not None else None

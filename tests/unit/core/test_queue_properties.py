@@ -166,6 +166,7 @@ class Queue(RuleBasedStateMachine):
         """Everybody is served in the end when nodes work."""
         if not hasattr(self, "state"):
             return
+        self.now += 1.0
         for name in NODES:
             self.state.apply(NodeChanged(self.now, self.node(name)))
             self.state.apply(ProbeFailed(self.now, name, True, "restarted"))
