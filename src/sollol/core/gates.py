@@ -10,9 +10,8 @@ GroupKey = tuple[str, int | None, frozenset[str], bool]
 """Model, num_ctx, needed capabilities, whether it embeds."""
 
 
-def gate(node: NodeState, key: GroupKey, now: float) -> str:
-    """Why ``node`` cannot take requests of a group now; empty when it can."""
-    health = node.health.at(now)
+def gate(node: NodeState, key: GroupKey, health: Health, now: float) -> str:
+    """Why ``node``, being in state ``health``, cannot take requests of a group now; empty when it can."""
     if health not in USABLE:
         return f"circuit open for {node.health.retry_at - now:.0f} s" if health is Health.OPEN else health.value
     if health is Health.HALF_OPEN and node.running:

@@ -119,6 +119,11 @@ class NodeHealth:
         return 1.0 - self.success.rate(now)
 
     @property
+    def steady(self) -> bool:
+        """Up with nothing counted against it: one more success changes nothing."""
+        return self._state is Health.UP and not (self.failures or self.openings or self.silent)
+
+    @property
     def looks(self) -> bool:
         """Whether the node was looked at, well or badly."""
         return self._looked is not None

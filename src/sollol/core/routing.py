@@ -100,14 +100,18 @@ class Term:
         node = self.node
         self.version = node.version
         self.until = now + _LONG
-        self.blocked = gate(node, key, now)
-        self.unusable = node.health.at(now) not in USABLE
+        health = node.health.at(now)
+        self.blocked = gate(node, key, health, now)
+        self.unusable = health not in USABLE
         if self.blocked:
             self.free = 0
             self.until = now + _SHORT
             return
         self._speed(key[0], state, now)
         self._room(key, state, now)
+        if health is Health.HALF_OPEN:
+            self.free = min(self.free, 1)
+            self.until = now + _SHORT
 
     def _speed(self, model: str, state: ClusterState, now: float) -> None:
         node = self.node
@@ -159,9 +163,6 @@ class Term:
         count = node.at_runner(model)
         window = 1 if node.serial(Kind.EMBED if key[3] else Kind.CHAT, model) else node.slots.window
         self.free = window - count
-        if node.health.at(now) is Health.HALF_OPEN:
-            self.free = min(self.free, 1)
-            self.until = now + _SHORT
         if self.free <= 0:
             self.free = 0
             # Whoever waits will find fewer others there: those that had to end first are gone.

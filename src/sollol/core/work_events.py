@@ -86,7 +86,8 @@ def runner_for(state: ClusterState, node: NodeState, task: Task, at: float) -> R
 def hold_prefix(state: ClusterState, node: NodeState, runner: Runner, run: Running, at: float) -> KvSlot | None:
     """The KV slot that will be used: the one with the longest prefix, else a new one, else the free one used longest ago."""
     prompt = run.task.prompt
-    match = state.mirror.find(prompt, runner.model).get(node.id) if prompt.boundaries else None
+    # The decision has looked already: where it found nothing there is nothing.
+    match = state.mirror.find(prompt, runner.model).get(node.id) if run.cached > 0.0 else None
     if state.mirror.follows(prompt):
         state.mirror.followed(match is not None)
     slot = match[1] if match is not None else None
@@ -194,7 +195,8 @@ def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded) -> None:
         known = node.rates.get(model)
         if known is not None:
             known.success.learn(True, at)
-        signal(state, node, Signal.WORKED, at, "answered a request")
+        if not node.health.steady:
+            signal(state, node, Signal.WORKED, at, "answered a request")
     elif outcome in _BAD:
         node.failed += 1
         node.health.last_error = event.text

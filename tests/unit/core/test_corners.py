@@ -290,3 +290,17 @@ def test_a_full_queue_of_several_models():
     cluster.queue.again(moved, 0.0, frozenset("abc"))
     last = [cluster.arrive(model, priority=priority) for model, priority in (("mb", 2), ("mc", 9), ("mb", 9), ("mc", 9))]
     assert cluster.refused == [late, last[0]]
+
+
+def test_slots_handed_out_and_reserved_are_known_by_when_they_free():
+    cluster = many(1, slots=2)
+    term = Term(cluster.state.known["n00"])
+    term.renew(group_key(a_task(1)), cluster.state, 0.0)
+    assert (term.free, term.frees) == (2, [])
+    term.reserve(3.0, 1.0)
+    assert term.frees == [4.0]
+    term.give(True, 2.0, 1.0)
+    assert (term.free, sorted(term.frees)) == (1, [3.0, 4.0])
+    term.reserve(5.0, 1.0)
+    assert sorted(term.frees) == [4.0, 8.0]
+    assert term.pristine == []
