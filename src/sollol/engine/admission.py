@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -26,7 +27,7 @@ from sollol.errors import QueueFull, SollolError
 TICK_SECONDS = 1.0
 
 # What can free a slot, make a node usable or change a forecast. An attempt that starts only takes.
-_WORTH_A_LOOK = frozenset(
+_WORTH_A_LOOK: Final[frozenset[type[Event]]] = frozenset(
     {AttemptEnded, FirstToken, HealthChanged, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, Unloaded},
 )
 

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -133,14 +133,7 @@ class Guard:
 
     def allows_host(self, host: bytes) -> bool:
         """Whether a Host header names this machine: an address of ours, a private one, or a local name."""
-        name = _host_name(host.decode("latin-1").lower())
-        if name in ("", "localhost") or name.endswith(_LOCAL_ENDS) or name in self.hosts:
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or address.is_private or address.is_unspecified
+        return _is_near(host) or _host_name(host.decode("latin-1").lower()) in self.hosts
 
     def onward(self, headers: Headers) -> tuple[Header, ...]:
         """Headers of a client's request that go on to a node, with one more hop.
@@ -242,6 +235,18 @@ def _is_local_page(origin: str) -> bool:
         return False
     # Compared as a whole: nothing may stand beside scheme, host and port ("http://localhost@evil.example").
     return parts.netloc in _LOCAL_NAMES or any(parts.netloc == f"{name}:{port}" for name in _LOCAL_NAMES)
+
+
+@lru_cache(maxsize=256)  # every request of a client brings the same Host
+def _is_near(host: bytes) -> bool:
+    name = _host_name(host.decode("latin-1").lower())
+    if name in ("", "localhost") or name.endswith(_LOCAL_ENDS):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_unspecified
 
 
 def _host_name(host: str) -> str:
