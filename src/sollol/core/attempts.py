@@ -74,7 +74,7 @@ class MoveBudget:
 
     def next_chance(self, now: float) -> float:
         """Seconds from `now` until `take` may say yes again (when the oldest counted move is forgotten)."""
-        return max(0.0, self._moves[0] + WINDOW_SECONDS - now) if self._moves else 0.0
+        return min(max(0.0, self._moves[0] + WINDOW_SECONDS - now), WINDOW_SECONDS) if self._moves else 0.0
 
 
 def _forget(times: deque[float], now: float) -> None:

@@ -47,17 +47,21 @@ class KvSlot:
 
 
 class Mirror:
-    """Every slot of every runner, found by the hashes of what it holds, and how often follow-ups find their prefix alive."""
+    """Every slot of every runner, found by the hashes of what it holds, and how often follow-ups find their prefix alive.
+
+    Only free slots are in the index, by model and hash and then by node, so that a look costs one step for each node however
+    many slots hold the same prompt.
+    """
 
     __slots__ = ("_index", "_seen", "alive")
 
     def __init__(self) -> None:
-        self._index: dict[int, list[KvSlot]] = {}
+        self._index: dict[tuple[str, int], dict[str, dict[KvSlot, None]]] = {}
         self._seen: Recent[int, bool] = Recent(4096)
         self.alive = 0.5
 
     def find(self, prompt: Prompt, model: str) -> dict[str, tuple[float, KvSlot]]:
-        """Per node id: (characters held, slot) of the longest match in a free slot of ``model`` there."""
+        """Per node id: (characters held, slot) of the longest match in a free slot of ``model`` there, the latest used."""
         found: dict[str, tuple[float, KvSlot]] = {}
         index = self._index
         if not index:
@@ -66,14 +70,15 @@ class Mirror:
         for chars, digest in reversed(marks(prompt, _LOOK)):
             if chars <= WORTH * limit:
                 break
-            for slot in index.get(digest, ()):
-                runner = slot.runner
-                if slot.busy or runner.model != model:
-                    continue
+            nodes = index.get((model, digest))
+            if nodes is None:
+                continue
+            for node, slots in nodes.items():
+                slot = next(reversed(slots))
                 held = slot.matched(chars, limit)
-                old = found.get(runner.node)
+                old = found.get(node)
                 if old is None or held > old[0]:
-                    found[runner.node] = (held, slot)
+                    found[node] = (held, slot)
         return found
 
     def follows(self, prompt: Prompt) -> bool:
@@ -93,8 +98,6 @@ class Mirror:
         slot.answer_chars = 0.0
         slot.used = now
         slot.busy = True
-        for _, digest in slot.marks:
-            self._index.setdefault(digest, []).append(slot)
 
     def release(self, slot: KvSlot, answer_tokens: float, chars_per_token: float, now: float) -> None:
         """The request of ``slot`` is over; prompt and answer stay in it until somebody overwrites them."""
@@ -102,18 +105,30 @@ class Mirror:
         slot.used = now
         slot.tokens += answer_tokens
         slot.answer_chars = answer_tokens * chars_per_token
-        if slot.marks:
-            self._seen.put(slot.marks[-1][1], True)
+        if not slot.marks:
+            return
+        self._seen.put(slot.marks[-1][1], True)
+        runner = slot.runner
+        for _, digest in slot.marks:
+            self._index.setdefault((runner.model, digest), {}).setdefault(runner.node, {})[slot] = None
 
     def forget(self, slot: KvSlot) -> None:
         """What ``slot`` held is gone."""
-        for _, digest in slot.marks:
-            held = self._index[digest]
-            held.remove(slot)
-            if not held:
-                del self._index[digest]
+        if not slot.busy:
+            self._take_out(slot)
         slot.marks = ()
         slot.tokens = 0.0
+
+    def _take_out(self, slot: KvSlot) -> None:
+        runner = slot.runner
+        for _, digest in slot.marks:
+            nodes = self._index[runner.model, digest]
+            slots = nodes[runner.node]
+            del slots[slot]
+            if not slots:
+                del nodes[runner.node]
+                if not nodes:
+                    del self._index[runner.model, digest]
 
     def forget_all(self, slots: list[KvSlot]) -> None:
         """The runner with these slots is gone."""
