@@ -194,7 +194,7 @@ def raw_asgi(pipe: Connection, loop: str, node_port: int) -> None:
         )
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve())
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         pipe.send(server.servers[0].sockets[0].getsockname()[1])
         await _report_until_closed(pipe)

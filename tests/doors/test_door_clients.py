@@ -653,3 +653,59 @@ async def test_stopping_does_not_wait_for_ever() -> None:
         assert door.serving.connections == 0
         assert await client.closed() == b""
         assert len(asyncio.all_tasks()) < len(tasks)
+
+
+async def test_time_does_not_run_against_a_request_that_waits_behind_another() -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: Request, sink: Sink) -> None:
+        await gate.wait()
+        reply(sink, 200, b"slow")
+
+    async def take(request: Request, sink: Sink) -> None:
+        assert request.chunks is not None
+        reply(sink, 200, b"%d" % sum([len(piece) async for piece in request.chunks]))
+
+    app = TestApp()
+    app.on("/slow", slow)
+    app.on("/up", take, streams=True)
+    async with doors(app, body_seconds=0.1, header_seconds=0.1) as door:
+        client = await door.client()
+        total = 5_000_000
+        client.writer.write(
+            b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n" + post("/up", b"Content-Length: %d" % total) + bytes(total)
+        )
+        await stalled(client.writer.transport.get_write_buffer_size)
+        await asyncio.sleep(0.3)  # three times the limit
+        gate.set()
+        assert (await client.answer()).body == b"slow"
+        assert (await client.answer()).body == b"%d" % total
+
+
+async def test_time_runs_again_for_headers_that_were_held_back() -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: Request, sink: Sink) -> None:
+        await gate.wait()
+        reply(sink, 200, b"slow")
+
+    app = TestApp()
+    app.on("/slow", slow)
+    async with doors(app, header_seconds=0.1, linger_seconds=0.1) as door:
+        client = await door.client()
+        ask = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        await client.send(ask + ask)
+        await until(lambda: len(app.seen) == 2)
+        await client.send(b"GET / HTTP/1.1\r\nHo")
+        [protocol] = door.serving._doors
+        await until(lambda: protocol._held)
+        gate.set()
+        assert [(await client.answer()).status for _ in range(3)] == [200, 200, 408]
+
+
+async def test_far_too_many_connections_are_closed_without_a_word() -> None:
+    async with doors(connections=1) as door:
+        crowd = [await door.client() for _ in range(1 + 256 + 1)]
+        assert await crowd[-1].closed() == b""
+        assert (await crowd[1].answer()).status == 503
+        assert (await crowd[0].ask(GET)).status == 200

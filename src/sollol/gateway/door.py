@@ -43,7 +43,6 @@ class House(Protocol):
 
     def enter(self, door: Door) -> int:
         """Count a new connection in; how many there are over the limit, 0 or less if it is welcome."""
-        ...
 
     def leave(self, door: Door) -> None: ...
 
@@ -77,23 +76,19 @@ class Door(asyncio.Protocol):
 
     @property
     def date(self) -> bytes:
-        """The Date header line."""
         return self._house.date
 
     @property
     def closing(self) -> bool:
-        """The gateway is stopping: no further request on this connection."""
         return self._house.closing
 
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self._client = peer[0] if isinstance(peer, tuple) else ""
+        self._client = (transport.get_extra_info("peername") or ("",))[0]
         self.expires = self._house.tick + self._house.header_ticks
-        excess = self._house.enter(self)
-        if excess > _TURNED_AWAY:
+        if (excess := self._house.enter(self)) > _TURNED_AWAY:
             self._deaf = True
             self.transport.abort()
         elif excess > 0:
@@ -103,8 +98,7 @@ class Door(asyncio.Protocol):
         if self._deaf:
             return
         if self._held or self._queue:  # enough is waiting; what comes on top stays with the client
-            self._held += data
-            self.transport.pause_reading()
+            self._hold_back(data)
             return
         if self._reading is not None:
             self.expires = self._house.tick + self._house.body_ticks
@@ -162,13 +156,17 @@ class Door(asyncio.Protocol):
         start = 0
         while start < len(data) and not self._deaf:
             if self._queue:
-                self._held = data[start:]
-                self.transport.pause_reading()
+                self._hold_back(data[start:])
                 return
             reading = self._reading
             step = max(_SLICE, reading.left_to_read if reading is not None else 0)
             self._feed(data[start : start + step])
             start += step
+
+    def _hold_back(self, data: bytes) -> None:
+        self._held += data
+        self.expires = NEVER  # the client waits for us
+        self.transport.pause_reading()
 
     def _feed(self, data: bytes) -> None:
         self._seen += len(data)
@@ -306,7 +304,7 @@ class Door(asyncio.Protocol):
         turn.refusal = refusal
         if self.current is None:
             self._begin(turn)
-        elif turn is not self.current:
+        else:
             self._queue.append(turn)
 
     def _begin(self, turn: Turn) -> None:
@@ -326,11 +324,11 @@ class Door(asyncio.Protocol):
         """A handler reads its body slowly, or has room again."""
         if self._held or self.transport.is_closing():
             return
+        waits = full or self._reading is None
+        self.expires = NEVER if waits else self._house.tick + self._house.body_ticks
         if full:
-            self.expires = NEVER
             self.transport.pause_reading()
         else:
-            self.expires = self._house.tick + self._house.body_ticks if self._reading is not None else NEVER
             self.transport.resume_reading()
 
     # refusing
@@ -373,7 +371,7 @@ class Door(asyncio.Protocol):
         held, self._held = self._held, b""
         if held and not self.transport.is_closing():
             self.transport.resume_reading()
-            self._feed_slices(held)
+            self.data_received(held)
 
     def _finish(self, turn: Turn) -> None:
         """Close. Input that nobody will read would make the system send a reset, which can overtake the reply at the

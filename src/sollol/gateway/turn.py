@@ -21,18 +21,18 @@ _NO_BODY = frozenset((204, 304))
 
 
 class Connection(Protocol):
-    """What a turn asks of the connection that it belongs to."""
+    """What a turn asks of the connection that it belongs to. ``date`` is the Date header line of this second."""
 
     app: App
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
-    closing: bool
     clogged: bool
 
     @property
-    def date(self) -> bytes:
-        """The Date header line of this second."""
-        ...
+    def closing(self) -> bool: ...
+
+    @property
+    def date(self) -> bytes: ...
 
     def ended(self, turn: Turn) -> None:
         """The reply is complete."""
