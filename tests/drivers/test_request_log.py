@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import queue
@@ -136,3 +137,43 @@ def test_the_oldest_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> 
     lines = [json.loads(handler.lines.get_nowait()) for _ in range(handler.lines.qsize())]
     assert (lines[0]["event"], lines[0]["count"]) == ("request lines dropped", 2)
     assert [line["id"] for line in lines[1:]] == [2, 3, 4]
+
+
+class Stream(io.StringIO):
+    """A stream that says when something was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def flush(self) -> None:
+        self.written.set()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_lines_for_a_stream_are_those_of_the_formatters(as_json: bool) -> None:
+    stream = Stream()
+    log = RequestLog(stream=stream, as_json=as_json)
+    log.start()
+    log.on_event(ended(1))
+    assert stream.written.wait(5)
+    log.on_event(ended(2, model="a b"))
+    log.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    if as_json:
+        assert json.loads(lines[1])["model"] == "a b"
+        assert json.loads(lines[0])["event"] == "request"
+    else:
+        record = logging.makeLogRecord({"name": "t", "msg": "request", "levelname": "INFO", **fields_of(ended(1))})
+        assert lines[0].split(" ", 1)[1] == TextFormatter().format(record).split(" ", 1)[1]
+        assert ' model="a b" ' in lines[1]
+
+
+def test_a_closed_stream_stops_nothing() -> None:
+    stream = io.StringIO()
+    stream.close()
+    log = RequestLog(stream=stream)
+    log.start()
+    log.on_event(ended(1))
+    log.close()

@@ -6,6 +6,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TextIO
 
 from sollol.assemble import House, build, configured_nodes
 from sollol.config import Config
@@ -44,8 +45,11 @@ class RunningGateway:
         self.request_log.close()
 
 
-async def open_gateway(config: Config) -> RunningGateway:
-    """Start a gateway in this event loop; it answers when this returns. Raises `PortTaken` when the port is in use."""
+async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGateway:
+    """Start a gateway in this event loop; it answers when this returns. Raises `PortTaken` when the port is in use.
+
+    ``lines`` is where the line of each request goes; without it they go to the logger ``sollol.requests``.
+    """
     house = build(config)
     loopback = _is_loopback(config.gateway.host)
     guard = Guard(
@@ -64,7 +68,7 @@ async def open_gateway(config: Config) -> RunningGateway:
         started=house.engine.clock.now(),
         guard=guard,
     )
-    request_log = RequestLog()
+    request_log = RequestLog(stream=lines, as_json=config.log.format == "json")
     engine = house.engine
     engine.listen(gateway.statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
     engine.listen(gateway.metrics.on_event, TaskEnded, FirstToken, AttemptEnded, NodeRemoved)
