@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from sollol.core.events import Event, HealthChanged, NodeAdded, NodeRemoved
 from sollol.core.node import NodeState
@@ -13,11 +13,15 @@ from sollol.engine.finder import Finder
 from sollol.gateway.running import RunningGateway
 
 Announce = Callable[[str], None]
+_STANDING_IN = "starting three emulated nodes to try things with (made-up answers). They leave when a real node is found"
 _QUIET = frozenset({Health.UNKNOWN, Health.HALF_OPEN})
 
 
-async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[], object] | None = None) -> None:
-    """Announce the address, then what the first search found, then every change of a node. Runs until cancelled."""
+async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[], Awaitable[bool]] | None = None) -> None:
+    """Announce the address, then what the first search found, then every change of a node. Runs until cancelled.
+
+    ``demo`` starts emulated nodes if none was found, and says whether it did.
+    """
     house = gateway.house
     announce(f"SOLLOL listens on {gateway.address}")
     if house.finder.status().enabled:
@@ -25,6 +29,10 @@ async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[]
     await house.finder.searched()
     nodes = house.engine.state.nodes
     await house.monitor.looked(list(nodes))
+    if demo is not None and not nodes:
+        for line in nothing_found(house.finder, demo=True):
+            announce(line)
+        await demo()
     for line in found_lines(list(nodes.values()), house.finder):
         announce(line)
     hint = curl_line(gateway.address, list(nodes.values()))
@@ -44,14 +52,17 @@ def found_lines(nodes: list[NodeState], finder: Finder) -> list[str]:
     return [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {up} up:", *(f"  {_line(node)}" for node in nodes)]
 
 
-def nothing_found(finder: Finder) -> list[str]:
-    """Plain words for an empty cluster."""
+def nothing_found(finder: Finder, *, demo: bool = False) -> list[str]:
+    """Plain words for an empty cluster; ``demo``: emulated nodes are about to be started."""
     status = finder.status()
     if not status.enabled:
-        return ["no nodes: discovery is off and none is configured; name one with --node URL"]
+        lines = ["no nodes: discovery is off and none is configured; name one with --node URL"]
+        return [*lines, _STANDING_IN] if demo else lines
     where = "; ".join(status.where) or "nowhere"
     lines = [f"no nodes found. Searched: {where}"]
     lines += [f"  note: {note}" for note in status.notes]
+    if demo:
+        return [*lines, _STANDING_IN]
     lines.append("still searching. A node elsewhere: `sollol nodes add URL`. To try without any: `sollol up --demo-if-empty`")
     return lines
 

@@ -6,14 +6,15 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import msgspec
 
@@ -21,7 +22,8 @@ from sollol.announce import Announce, tell
 from sollol.config import Config, NodeSettings
 from sollol.config_sources import load
 from sollol.errors import ConfigError, SollolError
-from sollol.gateway.running import open_gateway
+from sollol.gateway.running import RunningGateway, open_gateway
+from sollol.stand_ins import StandIns
 from sollol.wire.address import parse_address
 
 
@@ -148,16 +150,19 @@ class SOLLOL:
 
     async def _serve(self, ready: Future[str], *, signals: bool) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        gateway = await open_gateway(self._config)
-        self._address = gateway.address
-        ready.set_result(gateway.address)
-        try:
-            with _stopping_on_signals(self._stop) if signals else nullcontext():
-                await self._stop.wait()
-        finally:
-            self._address = ""
-            self._loop = self._stop = None
-            await gateway.close()
+        async with _opened(self._config) as (gateway, stand_ins):
+            self._address = gateway.address
+            ready.set_result(gateway.address)
+            starting = asyncio.create_task(stand_ins.start_if_empty()) if stand_ins is not None else None
+            try:
+                with _stopping_on_signals(self._stop) if signals else nullcontext():
+                    await self._stop.wait()
+            finally:
+                self._address = ""
+                self._loop = self._stop = None
+                if starting is not None:
+                    starting.cancel()
+                    await asyncio.gather(starting, return_exceptions=True)
 
 
 def run(config: Config, *, announce: Announce) -> int:
@@ -172,19 +177,33 @@ def run(config: Config, *, announce: Announce) -> int:
 async def _up(config: Config, announce: Announce) -> int:
     stop = asyncio.Event()
     with _stopping_on_signals(stop):
-        gateway = await open_gateway(config)
-        _settle_memory()
-        record = write_record(config.data_dir, gateway.address)
-        teller = asyncio.create_task(tell(gateway, announce))
-        try:
-            await stop.wait()
-            announce("stopping: running answers may finish")
-        finally:
-            teller.cancel()
-            await asyncio.gather(teller, return_exceptions=True)
-            await gateway.close()
-            record.unlink(missing_ok=True)
+        lines = sys.stderr if config.log.level in ("debug", "info") else None
+        async with _opened(config, lines) as (gateway, stand_ins):
+            _settle_memory()
+            record = write_record(config.data_dir, gateway.address)
+            demo = stand_ins.start_if_empty if stand_ins is not None else None
+            teller = asyncio.create_task(tell(gateway, announce, demo=demo))
+            try:
+                await stop.wait()
+                announce("stopping: running answers may finish")
+            finally:
+                teller.cancel()
+                await asyncio.gather(teller, return_exceptions=True)
+                record.unlink(missing_ok=True)
     return 0
+
+
+@asynccontextmanager
+async def _opened(config: Config, lines: TextIO | None = None) -> AsyncIterator[tuple[RunningGateway, StandIns | None]]:
+    """A gateway, and the emulated nodes that it may need; those go last, so that running answers can finish."""
+    gateway = await open_gateway(config, lines)
+    stand_ins = StandIns(gateway) if config.discovery.demo_if_empty else None
+    try:
+        yield gateway, stand_ins
+    finally:
+        await gateway.close()
+        if stand_ins is not None:
+            await stand_ins.close()
 
 
 def _settle_memory() -> None:
