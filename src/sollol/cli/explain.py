@@ -53,6 +53,8 @@ def print_explanation(found: dict[str, Any]) -> None:
     names = {node["node"]: node.get("name") or node["node"] for node in found["nodes"]}
     click.echo(f"{found['model']}: {names.get(found['chosen'], 'no node')}")
     click.echo(f"  {found['reason']}")
+    if not found["nodes"]:
+        return
     click.echo()
     titles = ("NODE", "STATE", "WAIT", "LOAD", "PREFILL", "DECODE", "EVICT", "LOST", "SUCCESS", "COST", "ETA", "SCORE", "NOTE")
     print_table(titles, [_row(node) for node in found["nodes"]])

@@ -20,7 +20,7 @@ def reason(decision: Decision | Sequence[Cost]) -> str:
     if not ranked:
         return ""
     chosen = ranked[0]
-    text = f"{chosen.node} eta {_number(chosen.eta)}s"
+    text = f"{chosen.name or chosen.node} eta {_number(chosen.eta)}s"
     terms = _terms(chosen)
     if terms:
         text += " = " + " + ".join(terms)
@@ -45,7 +45,7 @@ def _terms(cost: Cost) -> list[str]:
 
 
 def _next(chosen: Cost, other: Cost) -> str:
-    text = f"{other.node} {_number(other.eta)}s"
+    text = f"{other.name or other.node} {_number(other.eta)}s"
     differences = [
         ("wait", other.wait - chosen.wait),
         ("load", other.load - chosen.load),

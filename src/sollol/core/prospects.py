@@ -25,7 +25,7 @@ def explain(state: ClusterState, task: Task, entry: Waiting | None, now: float) 
         term = group.by_node.get(node.id)
         why = _why_not(entry, node, term, load)
         if term is None or why:
-            blocked.append(Cost(node.id, blocked=why))
+            blocked.append(Cost(node.id, blocked=why, name=node.node.name))
         else:
             cost = explained(load, term, now, wait_weight, reliable)
             ranked.append((cost.total, node.index, cost))

@@ -355,4 +355,5 @@ def explained(load: Load, term: Term, now: float, wait_weight: float, reliable: 
         cached,
         load.answer,
         free,
+        name=term.node.node.name,
     )

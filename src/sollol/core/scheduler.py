@@ -261,7 +261,7 @@ class Scheduler:
             if not entry.avoids(term.node):
                 self._passed.add(term.node_id)
                 self._sent(entry, self._least_tag())
-                cost = Cost(term.node_id, eta=entry.size(self._state, now).run(term), free=True)
+                cost = Cost(term.node_id, eta=entry.size(self._state, now).run(term), free=True, name=term.node.node.name)
                 return Decision(entry.task, term.node_id, (cost,), now - entry.task.arrived, entry.place.attempt)
         return None
 

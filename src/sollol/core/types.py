@@ -225,7 +225,8 @@ class Cost(Struct, frozen=True):
     """Seconds that `node` would need; each term is kept because the terms are the explanation.
 
     ``total`` is the cost that ranks (section "cost" of `docs/how-it-decides.md`), ``eta`` the expected time to the end of
-    the answer. ``blocked`` is empty, or why a gate keeps the node out (its terms are then meaningless).
+    the answer. ``blocked`` is empty, or why a gate keeps the node out (its terms are then meaningless). ``name`` is what people
+    call the node, where it has a name.
     """
 
     node: str
@@ -244,6 +245,7 @@ class Cost(Struct, frozen=True):
     out_tokens: float = 0.0
     free: bool = False
     blocked: str = ""
+    name: str = ""
 
     @property
     def score(self) -> float:

@@ -78,7 +78,7 @@ async def explain(gateway: Gateway, request: Request, sink: Sink) -> None:
 def _reason(ranked: list[Cost], chosen: str | None) -> str:
     if chosen is not None:
         return reason(ranked)
-    return "; ".join(f"{cost.node}: {cost.blocked}" for cost in ranked[:20]) or "no node is known"
+    return "; ".join(f"{cost.name or cost.node}: {cost.blocked}" for cost in ranked[:20]) or "no node is known"
 
 
 def _read(query: str) -> Question:

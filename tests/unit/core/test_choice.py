@@ -328,6 +328,7 @@ def test_reason_as_people_read_it():
         ),
         ((Cost("a", eta=1.0), Cost("b", eta=1.0)), "a eta 1.0s; next b 1.0s"),
         ((Cost("a", decode=1.0, slow=3.0, eta=3.0),), "a eta 3.0s = decode 3.0"),
+        ((Cost("10.0.0.1:1", eta=1.0, name="gpu"), Cost("10.0.0.2:1", eta=1.0, name="cpu")), "gpu eta 1.0s; next cpu 1.0s"),
     ],
 )
 def test_reasons(ranked, text):
