@@ -376,7 +376,7 @@ class NodeModel:
         if not runner.idle:
             return
         runner.expires = self._now + runner.keep_alive
-        if runner.expires <= self._now:
+        if runner.expires <= self._now or runner is self._victim:  # let in requests may have asked for a longer life
             self._remove(runner)
             self._schedule()
         else:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +14,7 @@ from sollol.core.types import NodeKind
 from sollol.emulator.calls import BUSY, ENGINE_DIED, Call, Document, Refusal, Writer
 from sollol.emulator.connection import Connection, Request, dumps, reset
 from sollol.emulator.faults import NONE, Faults, FaultSwitch
+from sollol.emulator.listening import Listener
 from sollol.emulator.model import NodeModel
 from sollol.emulator.specs import Finished, FirstToken, Loaded, NodeSpec, Refused, Work
 
@@ -78,10 +77,7 @@ class EmulatedNode:
         self._route = route
         self._calls: dict[int, Call] = {}
         self._connections: set[Connection] = set()
-        self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-        self._listening: socket.socket
-        self._opening: asyncio.Task[None] | None = None
+        self._listener = Listener(host, port, self._protocol)
         self._flap: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._when = 0.0
@@ -111,20 +107,15 @@ class EmulatedNode:
     # Listening
 
     async def start(self) -> None:
-        """Listen; after `stop` on the same port again."""
-        self._open()
-        if self._opening is not None:
-            await self._opening
+        """Listen; after `stop` on the same port again. Raises OSError if the port is taken."""
+        self._listener.open()
+        self.port = self._listener.port
 
     async def stop(self) -> None:
         """Die: nothing listens, connections are cut, everything that was loaded is lost."""
         self._close()
         self.model.crash(self.now())
         self._pump()
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
-            self._opening = None
 
     async def close(self) -> None:
         """Stop for good and give the port back."""
@@ -133,47 +124,16 @@ class EmulatedNode:
         await self.stop()
         if self._timer is not None:
             self._timer.cancel()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setblocking(False)
-        try:
-            sock.bind((self.host, self.port))
-        except OSError:
-            sock.close()
-            raise
-        self.port = sock.getsockname()[1]
-        return sock
-
-    def _open(self) -> None:
-        if self._server is not None or (self._opening is not None and not self._opening.done()):
-            return
-        sock, self._socket = self._socket or self._bind(), None
-        sock.listen(4096)  # at once, so that who connects now waits and is not refused
-        self._opening = self.loop.create_task(self._serve(sock))
-
-    async def _serve(self, sock: socket.socket) -> None:
-        self._listening = sock
-        self._server = await self.loop.create_server(self._protocol, sock=sock, backlog=4096)
+        await self._listener.release()
 
     def _protocol(self) -> asyncio.Protocol:
         self.stats.connections += 1
-        return _Rejected() if self.faults.current.reset else Connection(self.handle, self._connections)
+        rejected = self.faults.current.reset or not self._listener.is_open  # shut while this one was on its way in
+        return _Rejected() if rejected else Connection(self.handle, self._connections)
 
     def _close(self) -> None:
-        """Stop listening but keep the port, bound and not listening: who connects is refused."""
-        if self._server is not None:
-            with suppress(OSError):  # not every system can
-                self._listening.shutdown(socket.SHUT_RDWR)  # at once: an event loop may take its time
-            self._server.close()
-            self._server = None
-            with suppress(OSError):  # some event loop has not let go of the port yet
-                self._socket = self._bind()
+        """Stop listening and cut every connection."""
+        self._listener.shut()
         for connection in list(self._connections):
             gone = connection.gone
             connection.abort()
@@ -188,16 +148,16 @@ class EmulatedNode:
         if faults.refuse:
             self._close()
         else:
-            self._open()
+            self._listener.open()
         if faults.flap is not None:
             self._flap = self.loop.call_later(faults.flap, self._flip, faults.flap)
         self._pump()
 
     def _flip(self, period: float) -> None:
-        if self._server is None:
-            self._open()
-        else:
+        if self._listener.is_open:
             self._close()
+        else:
+            self._listener.open()
         self._flap = self.loop.call_later(period, self._flip, period)
 
     # Requests
