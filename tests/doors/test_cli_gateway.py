@@ -155,18 +155,29 @@ def test_up_on_a_port_that_is_taken(stage, capsys):
 
 def test_up_without_nodes_says_so_and_ends_on_a_signal():
     with process("up", "--port", "0", "--no-discovery") as up:
-        read_until(up, "no nodes")
+        url = read_until(up, "no nodes")[0].removeprefix("SOLLOL listens on ")
+        answer = ask(url, MODEL, "good day")
+        assert answer.status == 503
+        assert "no node is known (discovery is off); start one, or name one: `sollol nodes add URL`" in answer.error
         up.send_signal(signal.SIGINT)
         assert up.wait(5) == OK
 
 
-def test_up_starts_emulated_nodes_if_asked_to(monkeypatch):
+def test_up_starts_emulated_nodes_if_asked_to(monkeypatch, capsys):
     for search in ("THIS_MACHINE", "DOCKER", "MDNS"):
         monkeypatch.setenv(f"SOLLOL_DISCOVERY_{search}", "false")
     with process("up", "--port", "0", "--demo-if-empty") as up:
         lines = read_until(up, "curl ")
         assert sum("emulated" in line for line in lines) >= 3
-        assert not ask(lines[0].removeprefix("SOLLOL listens on "), MODEL, "good day").error
+        url = lines[0].removeprefix("SOLLOL listens on ")
+        assert not ask(url, MODEL, "good day").error
+        with Stage(same(1)) as real:
+            node = real.gateway.get("/api/nodes")["nodes"][0]
+            monkeypatch.setenv("SOLLOL_URL", url)
+            added = as_json(["nodes", "add", node["url"], "--name", "real"], capsys)
+            for _ in range(3):
+                read_until(up, "is gone: a real node is there")  # a node of one's own takes the place of the emulated ones
+            assert [known["id"] for known in as_json(["nodes", "list"], capsys)["nodes"]] == [added["id"]]
         up.terminate()
         assert up.wait(5) == OK
 

@@ -10,10 +10,11 @@ from typing import Final
 from sollol.core.ports import Sink
 from sollol.core.types import Mode, Task
 from sollol.engine.pipeline import Handler
-from sollol.errors import NoNodeForModel, SollolError
+from sollol.errors import NoNodeForModel, NoNodes, SollolError
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
 from sollol.gateway.models import unload_everywhere
+from sollol.gateway.targets import nobody
 from sollol.wire import errors as wire_errors
 from sollol.wire.names import canonical
 from sollol.wire.requests import Peek, read
@@ -51,6 +52,10 @@ class Inference:
             await self._pipeline(task, sink)
         except NoNodeForModel as error:
             raise NoNodeForModel(peek.model) from error  # named as the client named it
+        except NoNodes as error:
+            if sink.started or self._gateway.engine.state.nodes:
+                raise
+            raise NoNodes(nobody(self._gateway), error.retry_after) from error
         except SollolError as error:
             if not sink.started:
                 raise

@@ -52,6 +52,13 @@ def known_names(gateway: Gateway) -> str:
     return ", ".join(node.label for node in gateway.engine.state.nodes.values()) or "none"
 
 
+def nobody(gateway: Gateway) -> str:
+    """What is said while no node is known: where was searched, and what to do."""
+    status = gateway.finder.status()
+    searched = f"searched: {'; '.join(status.where)}" if status.where else "searching" if status.enabled else "discovery is off"
+    return f"no node is known ({searched}); start one, or name one: `sollol nodes add URL`"
+
+
 def ollama_nodes(gateway: Gateway) -> list[NodeState]:
     """Every Ollama node that can be asked. Raises `NoNodes` or `Unsupported` when there is none."""
     nodes = list(gateway.engine.state.nodes.values())
@@ -63,7 +70,7 @@ def ollama_nodes(gateway: Gateway) -> list[NodeState]:
         raise NoNodes(f"no Ollama node is reachable now (known: {known_names(gateway)})", retry_after=1.0)
     if nodes:
         raise Unsupported(f"no node here is an Ollama server, and only those manage models (known: {known_names(gateway)})")
-    raise NoNodes("no node is known; start one, or name one with --node or POST /api/nodes", retry_after=5.0)
+    raise NoNodes(nobody(gateway), retry_after=5.0)
 
 
 def chosen(gateway: Gateway, wanted: str | Sequence[str]) -> list[NodeState]:
