@@ -74,6 +74,8 @@ class Admission:
         if error is not None:
             self._scheduler.leave(task, now)
             raise error
+        if self._ticking is None:
+            self._tick_later()
         return await self._wait(task)
 
     def close(self) -> None:
@@ -85,8 +87,6 @@ class Admission:
     async def _wait(self, task: Task) -> Placement:
         future: asyncio.Future[Placement] = asyncio.get_running_loop().create_future()
         self._waiting[task] = future
-        if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         try:
             return await future
         except asyncio.CancelledError:
@@ -128,6 +128,8 @@ class Admission:
     def _start(self, decision: Decision, now: float) -> Placement:
         placement = Placement(decision, Progress())
         self._engine.publish(AttemptStarted(now, decision, placement.progress))
+        if self._ticking is None:
+            self._tick_later()
         return placement
 
     def _signal(self, placement: Placement, now: float) -> None:
@@ -143,19 +145,20 @@ class Admission:
         if self._waiting:
             self._pump(event.at)
 
+    def _tick_later(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
     def _tick(self) -> None:
-        """Once a second while anybody waits: forecasts move with time alone, and some waits have an end."""
+        """Once a second while anybody waits or runs: forecasts move with time alone, and some waits have an end."""
         self._ticking = None
-        if not self._waiting:
-            return
         now = self._clock.now()
         for verdict in self._engine.state.behind(now):
             self._engine.publish(verdict)
         self._pump(now)
         for task, error in self._scheduler.expired(now):
             self._fail(task, error)
-        if self._waiting:
-            self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        if self._waiting or any(node.in_flight for node in self._engine.state.nodes.values()):
+            self._tick_later()
 
     def _refuse_last(self, refused: Sequence[Task], newcomer: Task) -> None:
         for task in refused:
