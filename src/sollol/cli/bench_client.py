@@ -13,6 +13,7 @@ import httptools
 import msgspec
 
 from sollol.core.types import Endpoint
+from sollol.wire.unreadable import UNREADABLE
 
 READ_SIZE = 65_536
 CONNECT_SECONDS = 5.0
@@ -138,7 +139,7 @@ class _Reader:
         """Take one JSON document; true if it brought text. Raises `BadAnswer` for an error or for what is no JSON."""
         try:
             value = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise BadAnswer(f"not JSON: {text[:60].decode(errors='replace')}") from error
         if not isinstance(value, dict):
             raise BadAnswer("JSON, but no object")
@@ -340,7 +341,7 @@ class Load:
 
 def _said(body: bytes) -> str:
     """The error text of a body, in either dialect, or its beginning."""
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(*UNREADABLE):
         value = msgspec.json.decode(body)
         if isinstance(value, dict) and value.get("error"):
             return _error_text(value["error"])
@@ -353,7 +354,7 @@ async def get_json(endpoint: Endpoint, path: str, api_key: str = "") -> dict[str
     try:
         reply = await connection.exchange("GET", path, b"", api_key, lambda _: None)
         value = msgspec.json.decode(bytes(reply.body))
-    except (msgspec.DecodeError, httptools.HttpParserError) as error:
+    except (*UNREADABLE, httptools.HttpParserError) as error:
         raise BadAnswer(f"{path} answered no JSON") from error
     finally:
         connection.close()

@@ -314,7 +314,7 @@ def control(node: EmulatedNode, request: Request, connection: Connection) -> Non
     if (request.method, request.path) == ("POST", "/_emulator/faults"):
         try:
             faults = msgspec.json.decode(request.body or b"{}", type=Faults)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             send(connection, Document(dumps({"error": str(error)}), 400))
             return
         if target is node:  # which may be about to cut this very connection

@@ -19,9 +19,7 @@ from sollol.core.ports import Exchange, Header, Headers, Outgoing, Sink, Transpo
 from sollol.core.types import Node
 from sollol.errors import NodeError
 from sollol.gateway.answers import JSON, NDJSON, send, send_json
-
-UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What msgspec raises for bytes that are no sensible JSON."""
+from sollol.wire.unreadable import UNREADABLE
 
 # A line of progress is a few hundred bytes, a whole reply of this kind (show, with tensors) a few megabytes.
 _LINE_LIMIT: Final = 1 << 20

@@ -27,6 +27,7 @@ from sollol.gateway.fanout import Pass, Reply, answer_all, ask, change, change_a
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
 from sollol.gateway.targets import best_fit, chosen, holders, idle_first, is_model_name, newest_first, ollama_nodes
+from sollol.wire.fields import check_utf8
 from sollol.wire.gojson import complaint
 from sollol.wire.names import canonical, tagless
 from sollol.wire.routing import ascii_value
@@ -63,10 +64,10 @@ def read(body: bytes, struct: str) -> Ask:
     """The body of a request; `struct` is Ollama's name of its type. Raises `BadRequest` in Ollama's words."""
     if not body.strip():
         raise BadRequest("missing request body")
+    if not body.isascii():
+        check_utf8(body)
     try:
         return _ask.decode(body)
-    except UnicodeDecodeError:
-        raise BadRequest("invalid UTF-8 in request body") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(complaint(error, body, struct)) from None
 

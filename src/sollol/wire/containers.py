@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
+from .unreadable import UNREADABLE
+
 OLLAMA_PORT: Final = 11434
 _ANY_ADDRESS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}
 
@@ -46,7 +48,7 @@ def parse_containers(body: bytes) -> tuple[Container, ...]:
     """The containers that publish or name Ollama, from a reply to ``GET /containers/json``. Raises `ValueError`."""
     try:
         entries = msgspec.json.decode(body, type=list[_Container])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a list of containers: {error}") from None
     found = (_container(entry) for entry in entries)
     return tuple(container for container in found if container is not None)

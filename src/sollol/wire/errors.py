@@ -13,6 +13,8 @@ from sollol.core.ports import Header
 from sollol.core.types import Dialect
 from sollol.errors import CannotServe, NoNodeForModel, SollolError
 
+from .unreadable import UNREADABLE
+
 MAX_TEXT: Final = 4096
 _OPENAI_TYPES: Final = {
     400: "invalid_request_error",
@@ -100,7 +102,7 @@ def message(body: bytes) -> str:
     """The words of an error reply of any engine: Ollama's, OpenAI's, Anthropic's or FastAPI's; else the text itself, cut."""
     try:
         said = msgspec.json.decode(body, type=_Said)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return body.decode("utf-8", "replace").strip()[:MAX_TEXT]
     for value in (said.error, said.message, said.detail):
         if bytes(value) not in _EMPTY:
@@ -112,7 +114,7 @@ def words(value: Raw) -> str:
     """The text of an "error" value: a string, or an object with a "message"."""
     try:
         inner = msgspec.json.decode(value, type=str | _Inner)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return bytes(value).decode("utf-8", "replace")
     if isinstance(inner, str):
         return inner

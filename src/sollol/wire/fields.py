@@ -13,6 +13,7 @@ from sollol.errors import BadRequest
 
 from .gojson import complaint, duration, repair_surrogates
 from .prompts import NOTHING, starts
+from .unreadable import UNREADABLE
 
 MAX_TOKENS: Final = 2**31 - 1
 _ABSENT: Final = frozenset({b"", b"null", b"false", b'""', b"[]", b"{}", b"0"})
@@ -28,7 +29,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, struct: str, openai: b
     """The struct, and the body that it was read from (repaired where that was needed)."""
     try:
         return decoder.decode(body), body
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         if not body.strip():
             raise BadRequest("EOF" if openai or struct.startswith(("ChatC", "Compl")) else "missing request body") from None
         repaired = repair_surrogates(body)
@@ -49,7 +50,7 @@ def any_value(raw: Raw) -> Any:
     """A small value of any type; numbers that Python cannot hold and nested rubbish become an object that nothing accepts."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return NOTHING
 
 
@@ -107,7 +108,7 @@ def type_of(raw: Raw) -> str:
     """The "type" of an object; empty for anything else."""
     try:
         return msgspec.json.decode(raw, type=_Type).type
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from .endings import Ending, OllamaLine, error_text, of_ollama, ollama_line
+from .unreadable import UNREADABLE
 
 # A last line is kept whole up to LINE bytes (it carries `context`, one number per token); of a longer one the two ends.
 LINE: Final = 1 << 20
@@ -63,7 +64,7 @@ class NdjsonWatch:
         try:
             long = self._long
             line = _from_ends(*long) if long is not None and long[1] is self._last else ollama_line(_last_line(self._last))
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return Ending(False)
         return Ending(_complete(self._path, line), None, of_ollama(line), native=True)
 
@@ -98,7 +99,7 @@ class NdjsonWatch:
     def _judge_first(self, line: bytes) -> None:
         try:
             self.problem = self.error = error_text(ollama_line(line).error)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             self.problem = f"the first line is not what an answer begins with: {error}"
         self.first_ok = self.problem is None
 
@@ -107,7 +108,7 @@ class NdjsonWatch:
             if line.startswith(_ERROR):
                 try:
                     self.error = self.error or error_text(ollama_line(line).error)
-                except (msgspec.DecodeError, RecursionError):
+                except UNREADABLE:
                     continue
 
 

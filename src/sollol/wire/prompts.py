@@ -15,6 +15,8 @@ from msgspec import Raw, Struct
 
 from sollol.core.types import Prompt
 
+from .unreadable import UNREADABLE
+
 NOTHING: Final = Raw(b"")
 _BRACKET: Final = ord("[")
 _PICTURES: Final = frozenset({"image_url", "image", "input_image"})
@@ -76,7 +78,7 @@ def _content(content: Raw) -> tuple[int, int]:
         return max(0, len(content) - 2), 0
     try:
         parts = _parts(content)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return len(content), 0
     pictures = sum(1 for part in parts if part.type in _PICTURES or part.image_url is not NOTHING)
     return sum(max(0, len(part.text) - 2) for part in parts), pictures

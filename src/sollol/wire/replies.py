@@ -12,6 +12,7 @@ from sollol.core.types import Dialect
 from .endings import Ending, Frame, OllamaLine, error_text, frame, of_ollama, of_openai, ollama_line
 from .ndjson_watch import NdjsonWatch
 from .sse_watch import SseWatch
+from .unreadable import UNREADABLE
 
 __all__ = ["Document", "Ending", "Watch", "document", "watcher"]
 
@@ -41,7 +42,7 @@ def document(dialect: Dialect, path: str, body: bytes) -> Ending:
         if dialect is Dialect.OLLAMA:
             return _ollama(path, ollama_line(body))
         return _openai(path, frame(body))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return Ending(False, f"the reply is not the JSON that is due: {error}")
 
 

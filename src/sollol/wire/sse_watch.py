@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from .endings import Ending, Frame, Inner, Timings, Usage, error_text, frame, of_openai
+from .unreadable import UNREADABLE
 
 EVENTS: Final = 8
 KEEP: Final = 1 << 14
@@ -84,7 +85,7 @@ class SseWatch:
                 return
             try:
                 first = frame(data)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except UNREADABLE as error:
                 self.problem = f"the first event is not what an answer begins with: {error}"
                 return
             self.problem = self.error = error_text(first.error)
@@ -99,7 +100,7 @@ class SseWatch:
         for data in _datas(events):
             try:
                 seen = frame(data)
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 continue
             inner = error_text(seen.response.error) if seen.response is not None else None
             self.error = self.error or error_text(seen.error) or inner
@@ -124,7 +125,7 @@ class _End:
             return
         try:
             seen = frame(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return
         for choice in seen.choices or ():
             if choice.finish_reason:

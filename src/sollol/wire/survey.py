@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from sollol.core.types import Model, NodeKind, Resident
 
 from .names import canonical
+from .unreadable import UNREADABLE
 
 MAX_MODELS: Final = 10_000
 # keep_alive -1 shows as a year some centuries ahead
@@ -140,7 +141,7 @@ class Listing(Struct, frozen=True):
 def _read(body: bytes, form: type[Some], what: str) -> Some:
     try:
         return msgspec.json.decode(body, type=form)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{what}: {error}") from None
 
 

@@ -13,6 +13,7 @@ from sollol.errors import BadRequest, RequestError, Unsupported
 from .fates import OPTIONS, RAW_REFUSES, TABLES, Fate
 from .fields import none_present, present
 from .prompts import NOTHING, count, starts
+from .unreadable import UNREADABLE
 
 # vLLM and others stop a plain completion after 16 tokens where nothing is said; Ollama goes on.
 PLAIN_LIMIT: Final = 2048
@@ -58,7 +59,7 @@ def value_of(fields: Fields, name: str) -> Any:
         return None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise BadRequest(f"{name} has a value that cannot be read") from None
 
 
@@ -66,7 +67,7 @@ def chat_body(fields: Fields, native: str, kind: NodeKind, stream: bool) -> byte
     """/v1/chat/completions for an /api/chat."""
     try:
         messages = msgspec.json.decode(fields.get("messages") or b"[]", type=list[Message])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"messages: {error}") from None
     told = [_message(message) for message in messages]
     return msgspec.json.encode(
@@ -79,7 +80,7 @@ def generate_body(fields: Fields, native: str, kind: NodeKind, stream: bool) -> 
     system, prompt = text_of(fields, "system"), text_of(fields, "prompt")
     try:
         images = msgspec.json.decode(fields.get("images") or b"null", type=list[str] | None)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise BadRequest("images must be a list of base64 strings") from None
     told = [{"role": "system", "content": system}] if system else []
     told.append(_message(Message("user", prompt, images)))
@@ -148,7 +149,7 @@ def _sampling(fields: Fields, kind: NodeKind) -> dict[str, Any]:
         return {}
     try:
         options = msgspec.json.decode(fields["options"], type=Fields)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise BadRequest("options must be an object") from None
     told: dict[str, Any] = {}
     for name, raw in options.items():

@@ -20,6 +20,7 @@ from .errors import message
 from .fields import present
 from .from_openai import ChatLine, Chunk, Clocked, GenerateLine
 from .lines import Events
+from .unreadable import UNREADABLE
 
 _CHAT = "/v1/chat/completions"
 _COMPLETION = "/v1/completions"
@@ -138,7 +139,7 @@ class _Text:
             return b""
         try:
             seen = replies.chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             self.problem = self.problem or "the node's stream is not what was asked for"
             return b""
         if present(seen.error):
