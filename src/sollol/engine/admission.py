@@ -161,11 +161,12 @@ class Admission:
             self._tick_later()
 
     def _refuse_last(self, refused: Sequence[Task], newcomer: Task) -> None:
+        error = QueueFull("the queue is full; try again later", retry_after=1.0)
         for task in refused:
-            error = QueueFull("the queue is full; try again later", retry_after=1.0)
-            if task is newcomer:
-                raise error
-            self._fail(task, error)
+            if task is not newcomer:
+                self._fail(task, error)
+        if newcomer in refused:
+            raise error
 
     def _fail(self, task: Task, error: SollolError) -> None:
         future = self._waiting.pop(task, None)
