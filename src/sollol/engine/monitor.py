@@ -40,17 +40,22 @@ class Monitor:
         self._woken: dict[str, asyncio.Event] = {}
         self._wanted: set[str] = set()
         self._seen: dict[str, asyncio.Event] = {}
+        # What the look that is under way will set: a look that is asked for meanwhile comes after it.
+        self._looking: dict[str, asyncio.Event] = {}
         self._asked: dict[str, set[tuple[str, str]]] = {}
         engine.listen(self._heard, NodeAdded, NodeChanged, HealthChanged, NodeRemoved)
 
     def look(self, node: str) -> None:
         """Look at a node now; harmless for one that is not known."""
         if node in self._woken:
+            seen = self._seen[node]
+            if seen.is_set() or seen is self._looking.get(node):
+                self._seen[node] = asyncio.Event()
             self._wanted.add(node)
             self._woken[node].set()
 
     async def looked(self, nodes: Iterable[str]) -> None:
-        """Wait until each of `nodes` has been looked at once (found up or down), or is gone."""
+        """Wait until each of `nodes` has been looked at since the last `look` (found up or down), or is gone."""
         for node in nodes:
             if node in self._seen:
                 await self._seen[node].wait()
@@ -83,7 +88,8 @@ class Monitor:
                     watcher.cancel()
                 self._woken.pop(node_id, None)
                 self._wanted.discard(node_id)
-                self._seen.pop(node_id, asyncio.Event()).set()
+                for waited in (self._seen, self._looking):
+                    waited.pop(node_id, asyncio.Event()).set()
                 self._asked.pop(node_id, None)
 
     async def _watch(self, node_id: str) -> None:
@@ -111,19 +117,20 @@ class Monitor:
     async def _look(self, node_id: str) -> None:
         engine = self._engine
         node = engine.state.nodes[node_id].node
+        seen = self._looking[node_id] = self._seen[node_id]
         try:
             survey = await self._surveyor.survey(node)
         except NodeError as error:
             if node_id in engine.state.nodes:
                 refused = isinstance(error, NodeUnreachable)
                 engine.publish(ProbeFailed(engine.clock.now(), node_id, refused=refused, text=error.text))
-                self._seen[node_id].set()
+                seen.set()
                 if refused:
                     engine.transport.forget(node.endpoint)
             return
         if node_id in engine.state.nodes:
             engine.publish(NodeSurveyed(engine.clock.now(), node_id, survey))
-            self._seen[node_id].set()
+            seen.set()
             await self._ask_about_new_models(node_id, survey)
 
     async def _ask_about_new_models(self, node_id: str, survey: Survey) -> None:

@@ -9,7 +9,7 @@ Such requests change a node, so they are never sent twice: they go as uploads, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,13 +145,52 @@ class Pass(Collect):
             return
         super().on_end()
         if self.reply.error is None:
-            send(self._sink, self.reply.status, self.reply.body, [*own_headers(self.reply.headers), *self._extra])
+            self._send()
 
     def on_error(self, error: Exception) -> None:
         if self._streams:
             self._sink.data(msgspec.json.encode({"error": str(error)}) + b"\n")
             self._sink.end()
         super().on_error(error)
+
+    def _send(self) -> None:
+        send(self._sink, self.reply.status, self.reply.body, [*own_headers(self.reply.headers), *self._extra])
+
+
+class PassChange(Pass):
+    """As `Pass`, but a stream's "success", and every other reply, is kept back until `answer`."""
+
+    def __init__(self, node: Node, sink: Sink, extra: Headers = ()) -> None:
+        super().__init__(node, sink, extra)
+        self._held = b""
+
+    def on_data(self, data: bytes) -> None:
+        if self._streams and (self._held or b'"success"' in data):
+            self._held += data
+        else:
+            super().on_data(data)
+
+    def on_end(self) -> None:
+        if self._streams:
+            self._finish()
+        else:
+            Collect.on_end(self)
+
+    def on_error(self, error: Exception) -> None:
+        if self._held:
+            self._sink.data(self._held)
+        super().on_error(error)
+
+    def answer(self) -> None:
+        """Give the client what it has not got yet. Nothing after an error: that was told, or is the caller's to tell."""
+        if self.reply.error is not None:
+            return
+        if not self._streams:
+            self._send()
+            return
+        if self._held:
+            self._sink.data(self._held)
+        self._sink.end()
 
 
 class Lines(Collect):
@@ -216,13 +255,22 @@ async def change_all(transport: Transport, nodes: Sequence[Node], request: Outgo
 
 
 async def stream_all(
-    transport: Transport, nodes: Sequence[Node], request: Outgoing, sink: Sink, extra: Headers = ()
-) -> list[Reply]:
-    """As `change_all`, with the progress of all nodes merged into one NDJSON answer. The client is answered on return."""
+    transport: Transport,
+    nodes: Sequence[Node],
+    request: Outgoing,
+    sink: Sink,
+    *,
+    settle: Callable[[Sequence[Reply]], Awaitable[None]],
+    extra: Headers = (),
+) -> None:
+    """As `change_all`, with the progress of all nodes merged into one NDJSON answer.
+
+    `settle` is awaited with what the nodes answered before the client is told how it ended.
+    """
     merge = _Merge(sink, extra)
     replies = await _together(transport, request, [Lines(node, merge.show) for node in nodes], sink)
+    await settle(replies)
     merge.finish(replies)
-    return replies
 
 
 def answer_all(sink: Sink, replies: Sequence[Reply], done: bytes, extra: Headers = (), already: int = 0) -> None:

@@ -8,8 +8,11 @@ skipped and named in ``X-SOLLOL-Skipped``. What changes a node is sent once, nev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +26,7 @@ from sollol.errors import AllAttemptsFailed, BadRequest, NodeError, NoNodeForMod
 from sollol.gateway import uploads
 from sollol.gateway.answers import send, send_json
 from sollol.gateway.context import Gateway
-from sollol.gateway.fanout import Pass, Reply, answer_all, ask, change, change_all, own_headers, stream_all
+from sollol.gateway.fanout import PassChange, Reply, answer_all, ask, change, change_all, own_headers, stream_all
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
 from sollol.gateway.targets import best_fit, chosen, holders, idle_first, is_model_name, newest_first, ollama_nodes
@@ -35,6 +38,8 @@ from sollol.wire.routing import ascii_value
 Handler = Callable[[Gateway, Request, Sink], Awaitable[None]]
 
 DONE: Final = b'{"status":"success"}'
+# The answer to a change does not wait longer for a node that does not say what it has now.
+SETTLE_SECONDS: Final = 1.0
 
 
 class Ask(Struct):
@@ -209,23 +214,26 @@ async def _stream(gateway: Gateway, request: Request, sink: Sink, asked: Ask, no
     outgoing = _outgoing(gateway, request, asked)
     transport = gateway.engine.transport
     extra = _routed(nodes)
+    settle = partial(_settle, gateway)
     if len(nodes) == 1:
-        replies = [await change(transport, outgoing, Pass(nodes[0].node, sink, extra), sink)]
-        _look(gateway, replies)
-        if replies[0].error is not None and not sink.started:
-            raise replies[0].error
+        receiver = PassChange(nodes[0].node, sink, extra)
+        reply = await change(transport, outgoing, receiver, sink)
+        await settle([reply])
+        if reply.error is not None and not sink.started:
+            raise reply.error
+        receiver.answer()
     elif asked.stream is False:
         replies = await change_all(transport, [node.node for node in nodes], outgoing, sink)
-        _look(gateway, replies)
+        await settle(replies)
         answer_all(sink, replies, DONE, extra)
     else:
-        _look(gateway, await stream_all(transport, [node.node for node in nodes], outgoing, sink, extra))
+        await stream_all(transport, [node.node for node in nodes], outgoing, sink, settle=settle, extra=extra)
 
 
 async def _everywhere(gateway: Gateway, outgoing: Outgoing, sink: Sink, nodes: list[NodeState], extra: Headers) -> list[Reply]:
     """A change without progress on several nodes."""
     replies = await change_all(gateway.engine.transport, [node.node for node in nodes], outgoing, sink)
-    _look(gateway, replies)
+    await _settle(gateway, replies)
     answer_all(sink, replies, b"", extra, already=404)
     return replies
 
@@ -234,10 +242,14 @@ def _outgoing(gateway: Gateway, request: Request, asked: Ask) -> Outgoing:
     return Outgoing(request.method, request.path, gateway.guard.onward(request.headers), without_nodes(request.body, asked))
 
 
-def _look(gateway: Gateway, replies: Iterable[Reply]) -> None:
-    """Their catalogues may have changed, also where it failed halfway."""
-    for reply in replies:
-        gateway.monitor.look(reply.node.id)
+async def _settle(gateway: Gateway, replies: Iterable[Reply]) -> None:
+    """Look at the nodes again, so that what comes after the answer sees the change; also where it failed halfway."""
+    nodes = [reply.node.id for reply in replies]
+    for node in nodes:
+        gateway.monitor.look(node)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await gateway.monitor.looked(nodes)
 
 
 def _named(name: str, missing: str) -> str:
