@@ -12,10 +12,11 @@ GroupKey = tuple[str, int | None, frozenset[str], bool]
 
 def gate(node: NodeState, key: GroupKey, health: Health, now: float) -> str:
     """Why ``node``, being in state ``health``, cannot take requests of a group now; empty when it can."""
-    if health not in USABLE:
-        return f"circuit open for {node.health.retry_at - now:.0f} s" if health is Health.OPEN else health.value
-    if health is Health.HALF_OPEN and node.running:
-        return "half-open: one request at a time"
+    if health is not Health.UP:
+        if health not in USABLE:
+            return f"circuit open for {node.health.retry_at - now:.0f} s" if health is Health.OPEN else health.value
+        if health is Health.HALF_OPEN and node.running:
+            return "half-open: one request at a time"
     return cannot(node, key) or _switching(node, key[0])
 
 

@@ -70,9 +70,10 @@ class NodeHealth:
 
     def at(self, now: float) -> Health:
         """As `state`, with an open breaker whose interval is over taken as half-open."""
-        if self._state is Health.OPEN and now >= self.retry_at and not self.draining:
-            return Health.HALF_OPEN
-        return self.state
+        state = self._state
+        if self.draining:
+            return self.state
+        return Health.HALF_OPEN if state is Health.OPEN and now >= self.retry_at else state
 
     def on(self, signal: Signal, now: float, jitter: float = 0.5) -> bool:
         """Take ``signal`` in; True when the state changed."""

@@ -122,7 +122,8 @@ class NodeState:
     """One node as it is believed to be; the public attributes are also what listings and metrics show.
 
     ``version`` changes with every event that can change a decision about it. ``resident`` is what the last look found loaded,
-    as the node itself told it. ``models`` None-ness is told by ``surveyed``.
+    as the node itself told it. ``models``: canonical name -> model, in the order the node lists them; None-ness is told by
+    ``surveyed``.
     """
 
     __slots__ = (
@@ -141,6 +142,7 @@ class NodeState:
         "load_rate",
         "loading",
         "memory_seen",
+        "models",
         "node",
         "rates",
         "resident",
@@ -162,6 +164,7 @@ class NodeState:
         self.health = NodeHealth()
         self.health.draining = node.draining
         self._models: dict[str, Model] = {}
+        self.models: Mapping[str, Model] = MappingProxyType(self._models)
         self.runners: dict[str, Runner] = {}
         self.running: dict[int, Running] = {}
         self.rates: Recent[str, Rates] = Recent(256)
@@ -217,11 +220,6 @@ class NodeState:
         )
 
     @property
-    def models(self) -> Mapping[str, Model]:
-        """Canonical name -> model, in the order the node lists them."""
-        return MappingProxyType(self._models)
-
-    @property
     def last_error(self) -> str:
         return self.health.last_error
 
@@ -240,7 +238,7 @@ class NodeState:
 
     def suits(self, runner: Runner, num_ctx: int | None) -> bool:
         """Whether a request with ``num_ctx`` runs on ``runner`` without a reload."""
-        return self.kind in ALWAYS_RESIDENT or runner.suits(num_ctx)
+        return num_ctx == runner.num_ctx or self.kind in ALWAYS_RESIDENT or runner.suits(num_ctx)
 
     def size(self, model: str) -> float:
         """Bytes of the model's weights; an unknown size counts as 8B."""
@@ -315,6 +313,7 @@ class NodeState:
             fresh[name].capabilities != old.capabilities or fresh[name].size != old.size for name, old in self._models.items()
         )
         self._models = fresh
+        self.models = MappingProxyType(fresh)
         return changed
 
     def put_model(self, model: Model) -> None:

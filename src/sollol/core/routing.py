@@ -119,14 +119,15 @@ class Term:
         prefill, decode, a = _rates(rates, node, model, state, now)
         if rates is None or rates.decode is None or rates.decode.moving(now):
             self.until = now + 1.0
-        self.slow = slow = node.slow.factor(now)
-        health = node.health.success
-        success = health.rate(now) if rates is None else rates.success.rate(now)
-        if slow > 1.0 or success < 1.0:
+        share = node.health.success if rates is None else rates.success
+        if share.value >= 1.0 and node.slow.value == 1.0:  # the usual case
+            slow = self.slow = self.success = self.inverse = self.inverse_squared = 1.0
+        else:
             self.until = now + 1.0
-        self.success = success = success if success > LEAST_SUCCESS else LEAST_SUCCESS
-        self.inverse = 1.0 / success
-        self.inverse_squared = self.inverse * self.inverse
+            self.slow = slow = node.slow.factor(now)
+            self.success = success = max(LEAST_SUCCESS, share.rate(now))
+            self.inverse = 1.0 / success
+            self.inverse_squared = self.inverse * self.inverse
         self.unit = a * slow
         self.factor = factor = 1.0 + a * len(node.running)
         self.per_prompt = slow * factor / prefill
@@ -141,8 +142,8 @@ class Term:
             self.free = max(0, _MODELLESS_SLOTS - len(node.running))
             self.pristine = self.frees = [now] if not self.free else []
             return
-        runner = node.runner(model, now)
-        if runner is None or not node.suits(runner, key[1]):
+        runner = node.runners.get(model)
+        if runner is None or not runner.lives(now) or not node.suits(runner, key[1]):
             self._cold(model, state, now)
         elif runner.loading:
             self.load = self.ready = max(0.0, runner.ready_at - now)
@@ -161,7 +162,7 @@ class Term:
     def _slots(self, key: GroupKey, model: str, now: float) -> None:
         node = self.node
         count = node.at_runner(model)
-        window = 1 if node.serial(Kind.EMBED if key[3] else Kind.CHAT, model) else node.slots.window
+        window = 1 if key[3] and node.serial(Kind.EMBED, model) else node.slots.window
         self.free = window - count
         if self.free <= 0:
             self.free = 0

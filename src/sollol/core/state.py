@@ -26,11 +26,13 @@ BEHIND = 1.5
 class ClusterState:
     """Nodes, runners, attempts and learned figures. ``jitter`` gives numbers in [0, 1) for the intervals of the breaker.
 
-    ``layout`` changes when nodes, or the models that they have, change; ``settled`` is emptied by the scheduler.
+    ``nodes`` are all known ones by id, in the order they became known, to read. ``layout`` changes when nodes, or the models
+    that they have, change; ``settled`` is emptied by the scheduler.
     """
 
     def __init__(self, jitter: Callable[[], float] = lambda: 0.5) -> None:
         self.known: dict[str, NodeState] = {}
+        self.nodes: Mapping[str, NodeState] = MappingProxyType(self.known)
         self.jitter = jitter
         self.made = 0
         self.layout = 0
@@ -74,11 +76,6 @@ class ClusterState:
             self.health_changes.append(ev.HealthChanged(at, node.id, before, after, reason))
 
     # --- views
-
-    @property
-    def nodes(self) -> Mapping[str, NodeState]:
-        """Every known node by id, in the order they became known."""
-        return MappingProxyType(self.known)
 
     def holders(self, model: str) -> list[NodeState]:
         """Nodes that list ``model``, whatever their state."""

@@ -7,7 +7,7 @@ observation, these cost 0.3. Nothing goes into the library's global registry.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -96,7 +96,7 @@ class _Pair:
 
 
 class Metrics:
-    """Listens to an engine (``engine.listen(metrics.on_event)``); `page` is what ``GET /metrics`` answers.
+    """Listens to an engine, with ``on_event`` or with what ``takes`` has for each kind; `page` is the answer of ``/metrics``.
 
     Label values come from outside, so they are bounded: 200 models and 1,000 hosts, everything beyond is "other"; requests
     that reached no node count under host and model "none", so that made-up names cost nothing.
@@ -108,7 +108,7 @@ class Metrics:
         self._models: set[str] = set()
         self._failures: dict[int, int] = {}
         self._queued = Spread()
-        self._take: dict[type[Event], Callable[..., None]] = {
+        self.takes: Mapping[type[Event], Callable[..., None]] = {
             TaskEnded: self._ended,
             FirstToken: self._first_token,
             AttemptEnded: self._attempt,
@@ -123,7 +123,7 @@ class Metrics:
 
     def on_event(self, event: Event) -> None:
         """Count one event; quick, and never fails."""
-        take = self._take.get(type(event))
+        take = self.takes.get(type(event))
         if take is not None:
             take(event)
 

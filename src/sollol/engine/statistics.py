@@ -75,11 +75,11 @@ class Statistics:
 
     def on_event(self, event: Event) -> None:
         """Count one event; quick, and never fails."""
-        if isinstance(event, TaskEnded):
-            self._ended(event)
-        elif isinstance(event, AttemptEnded):
+        if isinstance(event, AttemptEnded):
             if event.outcome in _SAYS_ILL:
                 self._node(event.node).failed += 1
+        elif isinstance(event, TaskEnded):
+            self._ended(event)
         elif isinstance(event, NodeRemoved):
             self.nodes.pop(event.node, None)
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from sollol.assemble import House, build, configured_nodes
 from sollol.config import Config
-from sollol.core.events import AttemptEnded, FirstToken, NodeRemoved, TaskEnded
+from sollol.core.events import AttemptEnded, NodeRemoved, TaskEnded
 from sollol.drivers.request_log import RequestLog
 from sollol.gateway.app import GatewayApp
 from sollol.gateway.context import Gateway
@@ -71,7 +71,8 @@ async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGa
     request_log = RequestLog(stream=lines, as_json=config.log.format == "json")
     engine = house.engine
     engine.listen(gateway.statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
-    engine.listen(gateway.metrics.on_event, TaskEnded, FirstToken, AttemptEnded, NodeRemoved)
+    for kind, take in gateway.metrics.takes.items():
+        engine.listen(take, kind)
     engine.listen(request_log.on_event, TaskEnded)
     app = GatewayApp(gateway, Inference(gateway, house.pipeline), guard)
     limits = config.limits
