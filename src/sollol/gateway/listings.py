@@ -145,7 +145,8 @@ def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
             "details": described(node, model)["details"],
             "expires_at": _FAR if left is None else datetime.fromtimestamp(wall + left, UTC).isoformat().replace("+00:00", "Z"),
             "size_vram": size if node.gpu else 0,
-            "context_length": runner.context or model.context_length or 0,
+            # what the model could have says nothing of what it was loaded with
+            **({"context_length": runner.context} if runner.context else {}),
         },
     )
 
