@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sollol.core.ports import Header, Headers, Outgoing
-from sollol.core.types import Node
+from sollol.core.types import Endpoint, Node
 
 _OWN_REPLY_HEADERS = frozenset(
     b"content-length transfer-encoding connection keep-alive proxy-connection proxy-authenticate trailer upgrade".split()
@@ -18,8 +20,16 @@ def request_head(node: Node, request: Outgoing) -> bytes:
 
     Raises ValueError for a space in the target or a line break anywhere: a bug of the caller that would change the framing.
     """
-    endpoint, headers, key = node.endpoint, request.headers, node.api_key
-    start = f"{request.method} {endpoint.base}{request.target} HTTP/1.1\r\nHost: {endpoint.authority}"
+    # A client's headers mostly come again as the same tuple, so what stands before the length is worked out once.
+    known = _known_start if type(request.headers) is tuple else _start
+    framing = _framing(request)
+    start = known(node.endpoint, node.api_key, request.method, request.target, request.headers)
+    return start + framing + b"\r\n\r\n" if framing else start + b"\r\n"
+
+
+def _start(endpoint: Endpoint, key: str | None, method: str, target: str, headers: Headers) -> bytes:
+    """The head up to the framing, ending with a line break."""
+    start = f"{method} {endpoint.base}{target} HTTP/1.1\r\nHost: {endpoint.authority}"
     lines = [start.encode("ascii")]
     own = _OWN_REQUEST_HEADERS | {b"authorization"} if key else _OWN_REQUEST_HEADERS
     for header in headers:
@@ -31,14 +41,14 @@ def request_head(node: Node, request: Outgoing) -> bytes:
             lines[1:] = [line for line in lines[1:] if line[: line.index(b":")].lower() not in own]
     if key:
         lines.append(b"Authorization: Bearer " + key.encode())
-    framing = _framing(request)
-    if framing:
-        lines.append(framing)
-    lines += (b"", b"")
+    lines.append(b"")
     head = b"\r\n".join(lines)
     if not head.count(b"\n") == head.count(b"\r") == len(lines) or start.count(" ") != 3:
         raise ValueError("a space in the target, or a line break in the target or a header")
     return head
+
+
+_known_start = lru_cache(maxsize=128)(_start)
 
 
 def _framing(request: Outgoing) -> bytes:

@@ -12,7 +12,7 @@ import httptools
 from sollol.core.ports import Header
 from sollol.errors import BadRequest, BodyTooLarge, HeadersTooLarge, QueueFull, RequestTimeout, SollolError, Unsupported
 
-from .framing import METHODS, body_length, origin_form
+from .framing import METHODS, Head, body_length, next_head, origin_form
 from .http import App, Request
 from .turn import Turn
 from .upload import Upload
@@ -51,7 +51,7 @@ class Door(asyncio.Protocol):
     """The server's side of one connection. ``expires`` is the tick at which `expire` is due."""
 
     __slots__ = (
-        *("_client", "_deaf", "_headers", "_held", "_house", "_lingering", "_parser", "_queue"),
+        *("_client", "_deaf", "_head", "_headers", "_held", "_house", "_lingering", "_parser", "_queue"),
         *("_reading", "_seen", "_url", "app", "clogged", "current", "expires", "loop", "transport"),
     )
 
@@ -72,6 +72,7 @@ class Door(asyncio.Protocol):
         self._deaf = self._lingering = False
         self._url = b""
         self._headers: list[Header] = []
+        self._head: Head | None = None  # of the request before
         self._seen = 0  # bytes since the last piece of body: a head or trailers that never end
 
     @property
@@ -216,29 +217,31 @@ class Door(asyncio.Protocol):
         if self._deaf or self._reading is not None:  # the latter: the head made for a body after an upgrade
             return
         parser = self._parser
-        headers = [(name.lower(), value.rstrip()) for name, value in self._headers]
-        index = dict(headers)
+        head = next_head(self._headers, self._head)
+        self._head = head if self._seen <= _SLICE else None  # an idle connection holds no long one
         version = parser.get_http_version()
         method = METHODS.get(parser.get_method())
-        request = Request(method or "", "", "", headers, self._client, http10=version != "1.1")
+        request = Request(method or "", "", "", head.headers, self._client, http10=version != "1.1", notes=head.notes)
         self._reading = turn = Turn(self, request, parser.should_keep_alive())
         self._seen = 0
         self._headers = []  # of trailers, which nobody reads
         url, self._url = self._url, b""
         try:
-            request.length = length = body_length(headers, index, version)
+            request.length = length = body_length(head.headers, head.index, version)
             if method is None:
                 raise Unsupported("this method is not served")
-            target = url if url[:1] == b"/" and b"#" not in url else origin_form(url, headers, method)
+            if url[:1] != b"/" or b"#" in url:
+                url, request.headers = origin_form(url, head.headers, method)
+                request.notes = {}  # another Host
         except SollolError as error:  # the framing cannot be trusted: nothing after this head is read
             self._refuse_rest(error)
             return
-        request.path, _, request.query = target.decode("ascii", "replace").partition("?")
+        request.path, _, request.query = url.decode("ascii", "replace").partition("?")
         turn.left_to_read = length or 0
-        turn.upgrade = b"upgrade" in index
+        turn.upgrade = b"upgrade" in head.index
         if length != 0:
             self.expires = self._house.tick + self._house.body_ticks
-            turn.expects = b"expect" in index and index[b"expect"].lower() == b"100-continue" and not request.http10
+            turn.expects = head.index.get(b"expect", b"").lower() == b"100-continue" and not request.http10
         self._ask_route(turn, request)
 
     def on_body(self, body: bytes) -> None:
@@ -251,7 +254,7 @@ class Door(asyncio.Protocol):
         if turn.route is None:  # refused, and short enough to be read before the answer
             return
         if turn.received > turn.route.body_limit:
-            self._too_large(turn.route.body_limit)
+            self._refuse_rest(BodyTooLarge(f"the body is over {turn.route.body_limit} bytes"))
         elif turn.upload is not None:
             turn.upload.push(body)
         else:
@@ -274,7 +277,7 @@ class Door(asyncio.Protocol):
                 self._refuse_rest(refusal)
             return
         if turn.left_to_read > route.body_limit:
-            self._too_large(route.body_limit)
+            self._refuse_rest(BodyTooLarge(f"the body is over {route.body_limit} bytes"))
         elif route.streams:
             turn.upload = Upload(self._hold, lambda: self._invite(turn))
             request.chunks = turn.upload
@@ -332,9 +335,6 @@ class Door(asyncio.Protocol):
             self.transport.resume_reading()
 
     # refusing
-
-    def _too_large(self, limit: int) -> None:
-        self._refuse_rest(BodyTooLarge(f"the body is over {limit} bytes"))
 
     def _refuse_rest(self, error: SollolError) -> None:
         """Answer `error` after what is being served, read nothing more, close."""

@@ -81,6 +81,16 @@ _KEEP_BACK: Final = frozenset(
 )
 
 
+@dataclass(slots=True)
+class _Facts:
+    """What the headers of a request say to a guard; kept in the request's notes."""
+
+    foreign: bool
+    hops: int
+    looped: bool
+    reply: Headers
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """The rules of one gateway.
@@ -109,18 +119,34 @@ class Guard:
         A handler is returned for what is answered here: a preflight, or a foreign host or origin. ``methods`` are those the
         path has. Raises `Unauthorized`, `Forbidden` or `LoopDetected`.
         """
-        if self._is_foreign(request):
+        facts = self._facts(request)
+        if facts.foreign:
             return _refuse_foreign
         if request.method == "OPTIONS":
             return partial(_preflight, methods=tuple(methods))
-        self._check_key(request)
-        self._check_loop(request)
+        if self.keys or self.admin_keys:
+            self._check_key(request)
+        if facts.hops >= MAX_HOPS:
+            raise LoopDetected(f"this request went through {facts.hops} gateways already")
+        if facts.looped:
+            raise LoopDetected("this request came back to a gateway that it went through already")
         return None
 
     def reply_headers(self, request: Request | None) -> Headers:
         """What every reply to this request carries."""
-        origin = request.header(b"origin") if request is not None else b""
-        if request is None or not origin or _is_own_page(request, origin) or not self.allows_origin(origin):
+        return (POWERED_BY,) if request is None else self._facts(request).reply
+
+    def _facts(self, request: Request) -> _Facts:
+        facts: _Facts | None = request.notes.get("guard")
+        if facts is None:
+            count, via = hops(request.headers)
+            looped = self.id.encode() in via
+            facts = request.notes["guard"] = _Facts(self._is_foreign(request), count, looped, self._reply_headers(request))
+        return facts
+
+    def _reply_headers(self, request: Request) -> Headers:
+        origin = request.header(b"origin")
+        if not origin or _is_own_page(request, origin) or not self.allows_origin(origin):
             return (POWERED_BY,)
         if "*" in self.origins:
             return (POWERED_BY, (b"access-control-allow-origin", b"*"))
@@ -166,7 +192,7 @@ class Guard:
         return self.loopback and not self.allows_host(request.header(b"host"))
 
     def _check_key(self, request: Request) -> None:
-        if not (self.keys or self.admin_keys) or (request.path in _OPEN_PATHS and request.method in _READS):
+        if request.path in _OPEN_PATHS and request.method in _READS:
             return
         changes = changes_cluster(request.method, request.path)
         if not self.keys and not changes:
@@ -178,13 +204,6 @@ class Guard:
             raise Unauthorized("a valid key is needed: send it as `Authorization: Bearer KEY`")
         if changes:
             raise Forbidden("this changes the cluster and needs an admin key")
-
-    def _check_loop(self, request: Request) -> None:
-        count, via = hops(request.headers)
-        if count >= MAX_HOPS:
-            raise LoopDetected(f"this request went through {count} gateways already")
-        if self.id.encode() in via:
-            raise LoopDetected("this request came back to a gateway that it went through already")
 
 
 def changes_cluster(method: str, path: str) -> bool:

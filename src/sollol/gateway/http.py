@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from sollol.core.ports import Header, Headers, Sink
 from sollol.errors import SollolError
@@ -15,7 +15,8 @@ class Request:
     """One request as it came. Header names are lower case; ``path`` has no query and is not percent-decoded.
 
     ``body`` is complete before the handler runs, unless the route streams: then ``chunks`` yields it, with backpressure.
-    ``client`` is the address of the peer, ``http10`` true for HTTP/1.0 clients.
+    ``client`` is the address of the peer, ``http10`` true for HTTP/1.0 clients. ``notes`` keep what was worked out from the
+    headers alone, Content-Length left aside: a client mostly sends the same ones again, and then finds them worked out.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Request:
     chunks: AsyncIterator[bytes] | None = None
     length: int | None = None
     http10: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def header(self, name: bytes, default: bytes = b"") -> bytes:
         """The first header of that (lower-case) name."""

@@ -7,15 +7,19 @@ from hashlib import sha256
 from itertools import count
 from typing import Final
 
-from sollol.core.ports import Sink
+from msgspec import Struct
+
+from sollol.core.ports import Header, Sink
 from sollol.core.types import Mode, Task
 from sollol.engine.pipeline import Handler
 from sollol.errors import NoNodeForModel, NoNodes, SollolError
 from sollol.gateway.context import Gateway
+from sollol.gateway.guards import Guard
 from sollol.gateway.http import Request
 from sollol.gateway.models import unload_everywhere
 from sollol.gateway.targets import nobody
 from sollol.wire import errors as wire_errors
+from sollol.wire.control import Control, control
 from sollol.wire.names import canonical
 from sollol.wire.requests import Peek, read
 
@@ -33,6 +37,22 @@ NORMAL: Final = 5
 _canonical = lru_cache(maxsize=1_000)(canonical)
 
 
+class _Asked(Struct):
+    """What the headers say: who counts as one in fairness, the wishes, and what goes on to the node."""
+
+    control: Control
+    client: str
+    onward: tuple[Header, ...]
+
+
+def _asked(guard: Guard, request: Request) -> _Asked:
+    asked: _Asked | None = request.notes.get("asked")
+    if asked is None:
+        wishes = control(request.headers)
+        asked = request.notes["asked"] = _Asked(wishes, _client(request, wishes.app), guard.onward(request.headers))
+    return asked
+
+
 class Inference:
     """Handler of the paths above."""
 
@@ -43,11 +63,12 @@ class Inference:
 
     async def __call__(self, request: Request, sink: Sink) -> None:
         """Answer one request; raises a `SollolError` as long as nothing was sent."""
-        peek = read(request.path, request.body, request.headers)
+        asked = _asked(self._gateway.guard, request)
+        peek = read(request.path, request.body, asked=asked.control)
         if peek.unload:
             await unload_everywhere(self._gateway, peek.model, request, sink)
             return
-        task = self._task(request, peek)
+        task = self._task(request, peek, asked)
         try:
             await self._pipeline(task, sink)
         except NoNodeForModel as error:
@@ -61,7 +82,7 @@ class Inference:
                 raise
             _end_broken(task, sink, error)
 
-    def _task(self, request: Request, peek: Peek) -> Task:
+    def _task(self, request: Request, peek: Peek, asked: _Asked) -> Task:
         gateway, wishes = self._gateway, peek.control
         now = gateway.engine.clock.now()
         return Task(
@@ -75,7 +96,7 @@ class Inference:
             stream=peek.stream,
             priority=NORMAL if peek.priority is None else peek.priority,
             mode=self._mode(wishes.mode),
-            client=_client(request, wishes.app),
+            client=asked.client,
             app=wishes.app,
             deadline=None if wishes.timeout is None else now + wishes.timeout,
             num_ctx=peek.num_ctx,
@@ -88,7 +109,7 @@ class Inference:
             load_only=peek.load_only,
             plain=peek.plain,
             details=wishes.details,
-            headers=gateway.guard.onward(request.headers),
+            headers=asked.onward,
         )
 
     def _mode(self, wished: Mode | None) -> Mode:

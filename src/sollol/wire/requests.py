@@ -147,9 +147,13 @@ class _Other(Struct):
     priority: Raw = NOTHING
 
 
-def read(path: str, body: bytes, headers: Headers = ()) -> Peek:
-    """Look at a request to `path` (normalised: no doubled or trailing slash). Raises `RequestError` in Ollama's words."""
-    asked = controls.control(headers)
+def read(path: str, body: bytes, headers: Headers = (), asked: Control | None = None) -> Peek:
+    """Look at a request to `path` (normalised: no doubled or trailing slash). Raises `RequestError` in Ollama's words.
+
+    `asked`: what the control headers say, where that is known already.
+    """
+    if asked is None:
+        asked = controls.control(headers)
     if not body.isascii():
         check_utf8(body)
     reader = _READERS.get(path, _read_other)
