@@ -79,4 +79,5 @@ def _error(task: Task, why: str) -> SollolError:
         return error(f"no node can serve '{task.model}': {why}")
     if "embedding" in task.needs:
         return Unsupported("this model does not support embeddings")
-    return BadRequest(f'"{task.model.removesuffix(":latest")}" does not support {", ".join(sorted(task.needs - {"completion"}))}')
+    lacking = ", ".join(sorted(task.needs - {"completion"}))
+    return BadRequest(f'"{task.model.removesuffix(":latest")}" does not support {lacking}')
