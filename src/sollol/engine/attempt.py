@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from sollol.core.events import FirstToken
 from sollol.core.ports import Header, Headers, Outgoing, Sink
+from sollol.core.types import Dialect
 from sollol.engine.admission import Placement
 from sollol.engine.engine import Engine
 from sollol.errors import BadReply, BrokeMidStream, NodeError
@@ -21,6 +22,8 @@ DOCUMENT_BYTES = 4 * 1024 * 1024
 TRANSLATED_BYTES = 64 * 1024 * 1024
 ERROR_BYTES = 64 * 1024
 
+_JSON: Final[Header] = (b"content-type", b"application/json; charset=utf-8")
+_GAP: Final = {Dialect.OLLAMA: b"\n"}  # what ends a line; elsewhere an empty line ends an event
 _NOT_PASSED_ON = frozenset({b"date", b"server", b"vary", b"x-powered-by", b"content-length", b"alt-svc", b"set-cookie"})
 
 
@@ -44,6 +47,11 @@ class Plan(Struct, frozen=True):
     filters: tuple[Filter, ...] = ()
     content_type: bytes = b""
     refusal: Callable[[int, bytes], tuple[int, bytes]] | None = None
+
+    @property
+    def translated(self) -> bool:
+        """Whether the client speaks another dialect than the node: what the node says goes on only through the filters."""
+        return self.refusal is not None
 
 
 class Refusal(Struct, frozen=True):
@@ -86,6 +94,7 @@ class Attempt:
         self._pieces: list[bytes] = []
         self._size = 0
         self._take: Callable[[bytes], None] = self._gather
+        self._shown_last = b"\n"
 
     # --- what the transport tells
 
@@ -98,14 +107,16 @@ class Attempt:
             self._take = self._hold
 
     def on_data(self, data: bytes) -> None:
-        """A piece of the body."""
-        if self._progress.first_at is None and self._status < 300:
+        """A piece of the body; one that comes in the very turn in which the attempt was ended is too late."""
+        if self._progress.first_at is None and self._status < 300 and not self.finished.done():
             self._progress.first_at = now = self._clock.now()
             self._publish(FirstToken(now, self._task, self._node))
         self._take(data)
 
     def on_end(self) -> None:
         """The reply is complete as HTTP; whether it is complete as an answer is looked at here."""
+        if self.finished.done():
+            return
         if self._status >= 300:
             body = b"".join(self._pieces)
             self._finish(Result(refusal=Refusal(self._status, self._headers, body), status=self._status))
@@ -116,6 +127,8 @@ class Attempt:
 
     def on_error(self, error: Exception) -> None:
         """The connection failed."""
+        if self.finished.done():
+            return
         if not isinstance(error, NodeError):
             error = BadReply(self._node, str(error))
         self._fail(error)
@@ -127,6 +140,12 @@ class Attempt:
         """End the attempt from outside: the node is known to be gone, or it makes no progress."""
         if not self.finished.done():
             self._fail(error)
+
+    def end_line(self) -> None:
+        """Whoever tells the client now that the answer ends here needs a line, or an event, of its own for that."""
+        gap = _GAP.get(self._task.dialect, b"\n\n")
+        if self._watch is not None and self._sink.started and not self._shown_last.endswith(gap):
+            self._sink.data(gap)
 
     # --- the pieces of a body
 
@@ -143,6 +162,8 @@ class Attempt:
             self._show_head(None)
             self._show(b"".join(self._pieces))
             self._pieces.clear()
+        elif self._size > ERROR_BYTES:
+            self._fail(BadReply(self._node, watch.problem or "the reply is no answer"))
 
     def _relay(self, data: bytes) -> None:
         watch, progress = self._watch, self._progress
@@ -186,7 +207,7 @@ class Attempt:
         try:
             for change in self.plan.filters:
                 body = change.document(body, now)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._fail(BadReply(self._node, str(error)))
             return
         self._progress.tokens = (ending.counters.output_tokens or 0) if ending.counters else 0
@@ -198,8 +219,8 @@ class Attempt:
     def _end_stream(self, watch: Watch) -> None:
         ending = watch.finish()
         if not self._sink.started:
-            self._end_unshown_stream(ending)
-        elif ending.error is not None and not self.plan.filters:
+            self._end_unshown_stream(ending, watch.problem)
+        elif ending.error is not None and not self.plan.translated:
             # The node's own error line has gone on to the client already, in the client's dialect.
             self._sink.end()
             self._finish(Result(BrokeMidStream(self._node, ending.error), status=self._status, sent=True, ending=ending))
@@ -209,12 +230,15 @@ class Attempt:
             self._show_tail()
             self._finish(Result(status=self._status, sent=True, ending=ending))
 
-    def _end_unshown_stream(self, ending: Ending) -> None:
+    def _end_unshown_stream(self, ending: Ending, problem: str | None) -> None:
         body = b"".join(self._pieces)
         if ending.error is not None:
-            self._finish(Result(refusal=Refusal(500, self._headers, body.strip()), status=self._status, ending=ending))
-        elif not body or not ending.complete:
-            self._fail(BadReply(self._node, "the reply is not a complete answer" if body else "the reply is empty"))
+            refusal = Refusal(500, (_JSON,), wire_errors.as_document(body))
+            self._finish(Result(refusal=refusal, status=self._status, ending=ending))
+        elif problem is not None or not body or not ending.complete:
+            self._fail(
+                BadReply(self._node, problem or ("the reply is not a complete answer" if body else "the reply is empty"))
+            )
         else:
             self._show_head(None)
             self._show(body)
@@ -233,11 +257,13 @@ class Attempt:
         if words is None:
             self._sink.abort()
         else:
+            self.end_line()
             self._sink.data(words)
             self._sink.end()
         self._finish(Result(error=error, status=self._status, sent=True, ending=ending))
 
     def _finish(self, result: Result) -> None:
+        self._take = _too_late
         if not self.finished.done():
             self.finished.set_result(result)
 
@@ -260,6 +286,7 @@ class Attempt:
                 data = change.feed(data, now)
             if not data:
                 return
+        self._shown_last = data
         self._sink.data(data)
 
     def _show_tail(self) -> None:
@@ -270,6 +297,10 @@ class Attempt:
         if tail:
             self._sink.data(tail)
         self._sink.end()
+
+
+def _too_late(data: bytes) -> None:
+    """The attempt is over; the connection is closed as soon as whoever waits for its end is awake."""
 
 
 def passed_on(headers: Headers) -> list[Header]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import partial
 from typing import Final
 
-from sollol.core.attempts import MoveBudget, Next, after_failure, same_complaint
+from sollol.core.attempts import MAX_ATTEMPTS, MoveBudget, Next, after_failure, same_complaint
 from sollol.core.events import AttemptEnded, Event, FailureWithdrawn, HealthChanged
 from sollol.core.ports import Exchange, Header, Sink
 from sollol.core.types import Decision, Health, Task
@@ -23,6 +23,7 @@ from sollol.errors import (
     NodeClosed,
     NodeError,
     NodeFailed,
+    NodeLoading,
     NodeUnreachable,
     RequestError,
     SollolError,
@@ -58,11 +59,13 @@ class Dispatch:
             match after_failure(tried, len(tried) + left):
                 case Next.PASS_ON:
                     return self._pass_on(task, sink, placement.decision, tried)
-                case Next.GIVE_UP if left or not self._all_down(exclude):
+                case Next.GIVE_UP if left or len(tried) >= MAX_ATTEMPTS or self._serves_still(task, exclude):
                     raise _given_up(tried)
                 case Next.GIVE_UP:
-                    # Every node that could serve is down: wait for one to come back; the attempts start afresh then.
-                    tried, exclude = [], frozenset()
+                    # Nothing is left to ask now, but a node may come back or have loaded soon: the queue knows how long to
+                    # wait for that, and whether there is any hope. The attempts start afresh then, but for those that only
+                    # met a node that was loading: one that always says so is not asked for ever.
+                    tried, exclude = [error for error in tried if isinstance(error, NodeLoading)], frozenset()
             await self._wait_for_budget(len(tried) - 1)
             placement = await self._admission.place(task, exclude)
 
@@ -76,6 +79,9 @@ class Dispatch:
             self._running[decision.node].add(attempt)
             try:
                 result = await attempt.finished
+            except asyncio.CancelledError:
+                attempt.end_line()
+                raise
             finally:
                 self._running[decision.node].discard(attempt)
             result = self._judged(task, decision, result, sink, attempt.plan)
@@ -176,9 +182,16 @@ class Dispatch:
             sink.data(refusal.body)
         sink.end()
 
-    def _all_down(self, nodes: frozenset[str]) -> bool:
-        known = self._engine.state.nodes
-        return all(node not in known or known[node].state is Health.DOWN for node in nodes)
+    def _serves_still(self, task: Task, tried: frozenset[str]) -> bool:
+        """Whether one of the nodes that failed could take the request again: it is there, up, loaded, and has the model."""
+        nodes = (self._engine.state.nodes.get(node) for node in tried)
+        return any(
+            node is not None
+            and node.state is not Health.DOWN
+            and not node.loading
+            and (not task.model or task.model in node.models)
+            for node in nodes
+        )
 
     async def _wait_for_budget(self, moves_before: int) -> None:
         clock = self._engine.clock

@@ -66,10 +66,12 @@ class Engine:
         listeners = self._by_type.get(type(event))
         for listener in self._who_hears(type(event)) if listeners is None else listeners:
             listener(event)
-        for subscription in self._subscriptions:
-            subscription.put(event)
-        for change in changes:
-            self.publish(change)
+        if self._subscriptions:
+            for subscription in self._subscriptions:
+                subscription.put(event)
+        if changes:
+            for change in changes:
+                self.publish(change)
 
     def _who_hears(self, kind: type[Event]) -> tuple[Listener, ...]:
         heard = tuple(listener for listener, kinds in self._listeners if not kinds or kind in kinds)

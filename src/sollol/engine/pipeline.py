@@ -95,6 +95,8 @@ class Deadline:
         if task.deadline is None:
             return await call_next(task, sink)
         left = task.deadline - self._clock.now()
+        if left <= 0.0:
+            raise DeadlineExceeded("the deadline of the request had passed when it came")
         try:
             async with asyncio.timeout(left):
                 return await call_next(task, sink)

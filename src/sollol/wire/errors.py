@@ -110,6 +110,12 @@ def message(body: bytes) -> str:
     return body.decode("utf-8", "replace").strip()[:MAX_TEXT]
 
 
+def as_document(body: bytes) -> bytes:
+    """The error in a stream that holds nothing else (an NDJSON line, or the data of an event) as a document of its own."""
+    line = next((line for line in body.split(b"\n") if line.startswith((b"data:", b"error:"))), body)
+    return line.removeprefix(b"data:").removeprefix(b"error:").strip()
+
+
 def words(value: Raw) -> str:
     """The text of an "error" value: a string, or an object with a "message"."""
     try:

@@ -1,0 +1,16 @@
+"""Waiting for what another part of the process, or the other end of a socket, will do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Give the event loop and the sockets the time they need until `condition` holds; fails after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110 - the kernel moves the bytes: there is no event to wait for
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        raise AssertionError(f"it did not come to that within {seconds:g} s") from None
