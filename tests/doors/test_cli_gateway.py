@@ -72,6 +72,15 @@ def test_nodes_are_added_changed_drained_and_removed(stage, capsys):
     assert (changed["priority"], changed["slots"], changed["draining"]) == (2, 1, False)
 
 
+def test_a_node_that_cannot_be_reached_is_added_with_a_note(stage, capsys):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        assert run(["nodes", "add", f"http://127.0.0.1:{held.getsockname()[1]}", "--name", "ghost"]) == OK
+    captured = capsys.readouterr()
+    assert captured.out.startswith("added ")
+    assert captured.err == "note: not reachable now (connection refused); it is looked at again every second\n"
+
+
 def test_what_the_gateway_refuses_is_said_in_its_words(stage, capsys):
     assert "nosuch" in output(["nodes", "remove", "nosuch"], capsys, FAILED)
     known = stage.gateway.get("/api/nodes")["nodes"][0]

@@ -138,3 +138,5 @@ def _print_one(node: dict[str, Any], done: str, as_json: bool) -> None:
         return
     name = node.get("name")
     click.echo(f"{done} {node['id']}" + (f" ({name})" if name and name != node["id"] else ""))
+    if node.get("warning"):
+        click.echo(f"note: {node['warning']}", err=True)

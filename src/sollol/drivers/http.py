@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
 import ssl
 
 from sollol.core.ports import Outgoing, Receiver
@@ -71,7 +74,7 @@ class HttpTransport:
         except TimeoutError:
             call.fail(NodeUnreachable(node.id, f"no connection within {self._connect_timeout:g} s"))
         except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, for the resolver
-            call.fail(NodeUnreachable(node.id, str(error) or type(error).__name__))
+            call.fail(NodeUnreachable(node.id, _words(error)))
         else:
             if call.over:
                 connection.abort()
@@ -144,3 +147,12 @@ class HttpTransport:
             if not idle:
                 del self._idle[endpoint]
         self._sweep = loop.call_later(max(self._idle_seconds / 2, 0.01), self._close_old) if self._idle else None
+
+
+def _words(error: OSError | UnicodeError) -> str:
+    """The error as people read it; asyncio's own text holds a number and a tuple."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror | ssl.SSLError) else None
+    known = os.strerror(number).lower() if number is not None and number in errno.errorcode else ""
+    return known or str(error) or type(error).__name__
