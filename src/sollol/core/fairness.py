@@ -30,7 +30,8 @@ class Tags:
             finish = self._finish.put(client, [now] * (LEVELS + 1))
         tag = max(now, finish[priority])
         for level in range(1, priority + 1):
-            finish[level] = max(now, finish[level]) + work
+            at = finish[level]
+            finish[level] = (at if at > now else now) + work  # max() would be half of this method's time
         return tag
 
     def settle(self, client: str, priority: int, difference: float) -> None:

@@ -32,8 +32,10 @@ def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats,
         rates.learn_decode(output / decode * factor, event.at)
         rates.contention.learn(others, decode / output)
     _lengths(run, counters, stats, answers)
-    _slots(node, run, counters, event, output)
-    _loaded(node, run, counters)
+    if node.slots.fixed is None:
+        _slots(node, run, counters, event, output)
+    if run.loads:
+        _loaded(node, run, counters)
 
 
 def crowd(node: NodeState, run: Running, now: float) -> float:
@@ -91,7 +93,7 @@ def _lengths(run: Running, counters: Counters, stats: ModelStats, answers: Answe
 
 def _slots(node: NodeState, run: Running, counters: Counters, event: AttemptEnded, output: int) -> None:
     task = run.task
-    if node.slots.fixed is not None or run.ready_at > run.started or node.serial(task.kind, task.model):
+    if run.ready_at > run.started or node.serial(task.kind, task.model):
         return
     if event.native and counters.total is not None:
         load = counters.load or 0.0

@@ -332,6 +332,11 @@ def _delay(term: Term, now: float) -> float:
 
 def explained(load: Load, term: Term, now: float, wait_weight: float, reliable: bool) -> Cost:
     """The cost on an open node. Contention is in ``prefill`` and ``decode``; ``eta`` leaves out the price of evictions."""
+    return itemised(load, term, now, seconds(load, term, now, wait_weight, reliable))
+
+
+def itemised(load: Load, term: Term, now: float, total: float) -> Cost:
+    """As `explained`, where `best` has told the ``total`` already."""
     cached = load.cached(term.node_id)
     free = term.free > 0
     wait = 0.0 if free or not term.frees else max(0.0, term.frees[0] - now)
@@ -339,7 +344,6 @@ def explained(load: Load, term: Term, now: float, wait_weight: float, reliable: 
     prefill = (load.prompt - cached) * term.per_prompt / slow
     decode = load.answer * term.per_answer / slow
     lost = term.held * exp((term.held_at - now) / 60.0) if term.held and not cached and free else 0.0
-    total = seconds(load, term, now, wait_weight, reliable)
     return Cost(
         term.node_id,
         wait,

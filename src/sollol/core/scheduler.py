@@ -27,7 +27,7 @@ from . import prospects
 from .estimates import Recent
 from .fairness import Tags
 from .gates import cannot, too_long
-from .routing import Load, Term, best, choose, explained, group_key, weight
+from .routing import Load, Term, best, choose, group_key, itemised, weight
 from .state import ClusterState
 from .types import Cost, Decision, Health, Mode, Task
 from .waiting import LOOKED_AT, Group, Place, Waiting, candidates, last_new
@@ -90,7 +90,8 @@ class Scheduler:
 
     def arrive(self, task: Task, now: float) -> list[Task]:
         """Take a new request in. Returns who is refused for it: nobody, or the last in order when the queue is full."""
-        self._queue_fresh()
+        if self._fresh is not None:
+            self._queue_fresh()
         group = self._group(task)
         group.refresh(self._state, now)
         load = Load(task, self._state)
@@ -168,14 +169,15 @@ class Scheduler:
 
     def _alone(self, entry: Waiting, now: float) -> list[Decision]:
         """The usual case: nobody else waits."""
-        entry.group.refresh(self._state, now)
-        entry.group.restore()
+        group = entry.group
+        group.refresh(self._state, now)
+        group.restore()
         decision = self._try(entry, now)
         if decision is not None:
             self._sent(entry, float("inf"))
             return [decision]
         self._enqueue(entry)
-        decision = None if entry.group.open else self._through_open(entry.group, now)
+        decision = None if group.open else self._through_open(group, now)
         return [] if decision is None else [decision]
 
     def _round(self, now: float) -> list[Decision]:
@@ -242,11 +244,11 @@ class Scheduler:
             term.reserve(load.run(term), now)
             group.moved(term)
             return None
-        cost = explained(load, term, now, wait_weight, reliable)
+        cost = itemised(load, term, now, costs[first])
         if second < 0:
             ranked: tuple[Cost, ...] = (cost,)
         else:
-            ranked = (cost, explained(load, terms[second], now, wait_weight, reliable))
+            ranked = (cost, itemised(load, terms[second], now, costs[second]))
         return Decision(task, term.node_id, ranked, now - task.arrived, entry.place.attempt)
 
     def _through_open(self, group: Group, now: float) -> Decision | None:

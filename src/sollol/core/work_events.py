@@ -129,7 +129,8 @@ def ended(state: ClusterState, event: ev.AttemptEnded) -> None:
         learn(node, run, event, stats, state.answers)
     if run.kv is not None:
         state.mirror.release(run.kv, _output(run, event), stats.chars_per_token, at)
-    _made_room(node, run, at)
+    if node.slots.fixed is None:  # else nobody asks for `k`, and looking at all that run costs more than the rest of this
+        _made_room(node, run, at)
     release(state, node, run, event)
     judge(state, node, event)
     used = _used(run, event)
@@ -139,8 +140,6 @@ def ended(state: ClusterState, event: ev.AttemptEnded) -> None:
 
 def _made_room(node: NodeState, run: Running, at: float) -> None:
     """Who was sent just now had one fewer before it: it cannot be told from one that found a free slot."""
-    if node.slots.fixed is not None:
-        return  # nobody asks how many were there, and looking at all that run costs more than the rest of the end
     for other in node.running.values():
         if at - other.started < 0.020 + 0.02 * other.run and (other.runner is run.runner or node.shares_slots()):
             other.k -= 1
@@ -148,8 +147,9 @@ def _made_room(node: NodeState, run: Running, at: float) -> None:
 
 def _output(run: Running, event: ev.AttemptEnded) -> float:
     counters = event.counters
-    known = counters.output_tokens if counters is not None else None
-    return float(known if known is not None else run.progress.tokens)
+    if counters is None or counters.output_tokens is None:
+        return float(run.progress.tokens)
+    return float(counters.output_tokens)
 
 
 def _used(run: Running, event: ev.AttemptEnded) -> float:

@@ -96,7 +96,10 @@ def present(raw: Raw) -> bool:
 
 def none_present(*fields: Raw) -> bool:
     """Whether all of the fields are absent or say nothing."""
-    return not any(raw is not NOTHING and present(raw) for raw in fields)
+    for raw in fields:  # noqa: SIM110 - once or twice a request, and any() takes three times as long
+        if raw is not NOTHING and present(raw):
+            return False
+    return True
 
 
 def single(n: Raw) -> bool:

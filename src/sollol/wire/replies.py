@@ -67,7 +67,11 @@ def _openai(path: str, seen: Frame) -> Ending:
     error = error_text(seen.error)
     if error is not None:
         return Ending(False, error)
-    reason = next((choice.finish_reason for choice in seen.choices or () if choice.finish_reason), seen.stop_reason or "")
+    reason = seen.stop_reason or ""
+    for choice in seen.choices or ():
+        if choice.finish_reason:
+            reason = choice.finish_reason
+            break
     if path in ("/v1/chat/completions", "/v1/completions"):
         complete = bool(seen.choices)
     elif path == "/v1/embeddings":

@@ -252,14 +252,14 @@ def _read_openai_chat(path: str, body: bytes, asked: Control) -> Peek:
         raise BadRequest("[] is too short - 'messages'")
     tools = seen.functions if seen.tools is NOTHING else seen.tools
     prompt = of_messages(seen.messages, tools)
-    needs = set()
-    if present(tools):
-        needs.add("tools")
+    needs = _NO_NEEDS
+    if tools is not NOTHING and present(tools):
+        needs |= {"tools"}
     if prompt.images:
-        needs.add("vision")
+        needs |= {"vision"}
     schema = present(seen.response_format) and type_of(seen.response_format) != "text"
     plain = not (needs or schema) and none_present(seen.logprobs) and single(seen.n)
-    return _openai_peek(seen, path, body, asked, kind=Kind.CHAT, needs=frozenset(needs), prompt=prompt, plain=plain)
+    return _openai_peek(seen, path, body, asked, kind=Kind.CHAT, needs=needs, prompt=prompt, plain=plain)
 
 
 def _read_openai_text(path: str, body: bytes, asked: Control) -> Peek:
@@ -290,9 +290,9 @@ def _openai_peek(
         _model(seen.model),
         body,
         stream=seen.stream is True,
-        priority=_priority(asked, seen.priority),
+        priority=asked.priority if seen.priority is NOTHING else _priority(asked, seen.priority),
         control=asked,
-        max_tokens=option(limit),
+        max_tokens=None if limit is NOTHING else option(limit),
         needs=needs,
         prompt=prompt,
         plain=plain,

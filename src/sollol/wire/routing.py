@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -9,22 +10,29 @@ import msgspec
 from sollol.core.analyze import analyze
 from sollol.core.explain import reason
 from sollol.core.ports import Header
-from sollol.core.types import Decision, Node, NodeKind
+from sollol.core.types import Decision, Mode, Node, NodeKind
 
 
 def headers(decision: Decision, node: Node, kind: NodeKind) -> list[Header]:
     """The headers of a routed reply. Values are plain ASCII without line breaks, whatever the node is called."""
-    cost = decision.cost
     return [
-        (b"x-sollol-node", ascii_value(node.label)),
-        (b"x-sollol-host", node.endpoint.authority.encode()),
-        (b"x-sollol-backend", kind.value.encode()),
-        (b"x-sollol-mode", decision.task.mode.value.encode()),
-        (b"x-sollol-score", b"%.1f" % cost.score),
+        *_of_node(node, kind, decision.task.mode),
+        (b"x-sollol-score", b"%.1f" % decision.ranked[0].score),
         (b"x-sollol-attempts", b"%d" % decision.attempt),
         (b"x-sollol-queue-ms", b"%.1f" % (decision.queued * 1000.0)),
         (b"x-sollol-reason", ascii_value(reason(decision.ranked))),
     ]
+
+
+@lru_cache(maxsize=1024)
+def _of_node(node: Node, kind: NodeKind, mode: Mode) -> tuple[Header, ...]:
+    """What is the same in all replies of a node."""
+    return (
+        (b"x-sollol-node", ascii_value(node.label)),
+        (b"x-sollol-host", node.endpoint.authority.encode()),
+        (b"x-sollol-backend", kind.value.encode()),
+        (b"x-sollol-mode", mode.value.encode()),
+    )
 
 
 def details(decision: Decision, node: Node, kind: NodeKind) -> dict[str, Any]:
