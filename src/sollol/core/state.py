@@ -171,5 +171,7 @@ def _lag(node: NodeState, run: Running, now: float) -> float:
         return 0.0
     factor = 1.0 + rates.contention.a * crowd(node, run, now)
     spent = now - run.ready_at
-    foreseen = run.prefill + progress.tokens * factor / rates.decode.rate(now)
+    # A reply in one piece shows no tokens on the way: it is late when the whole of it is.
+    written = progress.tokens * factor / rates.decode.rate(now) if run.task.stream else run.decode
+    foreseen = run.prefill + written
     return spent / foreseen if foreseen > 0.0 and (progress.tokens >= 8 or spent > 3.0 * foreseen + 2.0) else 0.0

@@ -293,6 +293,16 @@ def test_a_request_far_behind_its_forecast_makes_its_node_slow():
     assert cluster.state.behind(4.0) == []
 
 
+def test_an_answer_in_one_piece_is_late_only_when_the_whole_of_it_is():
+    cluster = warm()
+    cluster.rates("a", decode=40.0)
+    task = cluster.arrive(chars=0, stream=False, max_tokens=160)  # 4 s foreseen
+    cluster.state.attempt("a", task)
+    assert cluster.state.behind(13.9) == []  # a streamed one without a token would long be late
+    (verdict,) = cluster.state.behind(16.0)
+    assert verdict.ratio == pytest.approx(4.0)
+
+
 def test_no_verdict_on_guesses_nor_on_few_tokens():
     cluster = warm()
     task = cluster.arrive()
