@@ -65,7 +65,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
     if node.get("blocked"):
         return (name, node.get("state"), *[None] * 10, node["blocked"])
     terms = [seconds(node.get(term)) for term in ("wait", "load", "prefill", "decode", "evict", "lost")]
-    success = node.get("success")
+    success, slow = node.get("success"), node.get("slow") or 1.0
     return (
         name,
         node.get("state"),
@@ -74,5 +74,5 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         seconds(node.get("cost")),
         seconds(node.get("eta")),
         None if node.get("score") is None else f"{node['score']:.1f}",
-        "free now" if node.get("free") else "busy",
+        ("free now" if node.get("free") else "busy") + (f", {slow:.1f} times slower than usual" if slow > 1 else ""),
     )
