@@ -51,7 +51,7 @@ class TestApp:
         self.refused.append(error)
         reply(sink, error.status, str(error).encode())
 
-    def reply_headers(self, request: Request) -> list[Header]:
+    def reply_headers(self, request: Request | None) -> list[Header]:
         return [(b"X-Powered-By", b"SOLLOL")]
 
 

@@ -66,7 +66,7 @@ class GatewayApp:
         status, headers, body = wire_errors.error_body(dialect_of(path), error, path)
         send(sink, status, body, headers)
 
-    def reply_headers(self, request: Request) -> Headers:
+    def reply_headers(self, request: Request | None) -> Headers:
         """What every reply carries: X-Powered-By, and CORS where the origin is allowed."""
         return self._guard.reply_headers(request)
 

@@ -61,6 +61,6 @@ class App(Protocol):
         """Answer an error in the dialect of the path (`request` is None when not even the request line could be read)."""
         ...
 
-    def reply_headers(self, request: Request) -> Headers:
+    def reply_headers(self, request: Request | None) -> Headers:
         """Headers that every reply to this request carries (X-Powered-By, CORS); none may be added by handlers again."""
         ...

@@ -60,7 +60,7 @@ class MetricsApp:
         status, headers, body = error_body(Dialect.OLLAMA, error)
         send(sink, status, body, headers)
 
-    def reply_headers(self, request: Request) -> Headers:
+    def reply_headers(self, request: Request | None) -> Headers:
         """As on the gateway's own port."""
         return self._gateway.guard.reply_headers(request)
 

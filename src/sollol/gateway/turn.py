@@ -92,8 +92,7 @@ class Turn:
         door = self._door
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, door.date]
         lines += [b": ".join(header) for header in headers if header[0].lower() not in _OWN_HEADERS]
-        if request is not None:
-            lines += [b": ".join(header) for header in door.app.reply_headers(request)]
+        lines += [b": ".join(header) for header in door.app.reply_headers(request)]
         if length is not None and status != 204:
             lines.append(b"Content-Length: %d" % length)
         elif not self._mute and http10:
