@@ -78,6 +78,14 @@ async def test_nothing_is_shown_before_the_first_line_is_complete() -> None:
         await request.outcome()
 
 
+async def test_an_answer_of_one_line_without_its_line_end() -> None:
+    async with house() as here:
+        here.add("a", sends(LAST[:-1]))
+        request = here.ask()
+        assert (await request.outcome()).outcome == "ok"
+        assert request.sink.body == LAST[:-1]
+
+
 async def test_the_first_byte_is_told_once() -> None:
     async with house() as here:
         here.add("a", sends(WORD[:5], WORD[5:], LAST, seconds=1.0))
@@ -211,18 +219,21 @@ async def test_a_deadline_in_the_middle_of_an_answer(path: str) -> None:
         assert here.state.nodes["a"].failed == 0, "the client's haste is not the node's fault"
 
 
-@pytest.mark.parametrize("late", ["data", "end", "error"])
+@pytest.mark.parametrize("late", ["all", "data", "end", "error"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_comes_in_the_turn_in_which_the_node_was_given_up_is_not_shown(stream: bool, late: str) -> None:
     """The node is found down, and in the same turn of the loop its last bytes are read."""
     body = LAST if stream else DOCUMENT
 
     async def dies(exchange: FakeExchange) -> None:
-        exchange.head(200, NDJSON if stream else JSON)
+        if late != "all":
+            exchange.head(200, NDJSON if stream else JSON)
         here.down("a")
+        if late == "all":
+            exchange.head(200, NDJSON if stream else JSON)
         if late != "error":
             exchange.data(body)
-        if late == "end":
+        if late in ("all", "end"):
             exchange.end()
         if late == "error":
             exchange.fail(closed("a"))

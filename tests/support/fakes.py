@@ -331,7 +331,7 @@ async def house(limits: Limits | None = None) -> AsyncIterator[House]:
         await asyncio.gather(*(request.running for request in made.requests), return_exceptions=True)
         made.admission.close()
         await made.transport.close()
-    assert not made.transport.broken
+    assert not made.transport.broken, made.transport.broken
     made.check_that_all_is_over()
 
 

@@ -100,6 +100,8 @@ class Attempt:
 
     def on_head(self, status: int, headers: Headers) -> None:
         """Nothing is shown yet: failing over is free until the first byte of a good body."""
+        if self.finished.done():
+            return
         self._status, self._headers = status, headers
         if status >= 300:
             self._take = self._gather_error

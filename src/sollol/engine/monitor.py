@@ -18,9 +18,9 @@ from sollol.core.events import (
     ProbeFailed,
 )
 from sollol.core.ports import Surveyor
-from sollol.core.types import Model, NodeKind, Survey
+from sollol.core.types import NodeKind, Survey
 from sollol.engine.engine import Engine
-from sollol.errors import NodeError, NodeUnreachable
+from sollol.errors import BadReply, NodeError, NodeUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -138,19 +138,19 @@ class Monitor:
         if survey.kind is not NodeKind.OLLAMA:
             return
         asked = self._asked.setdefault(node_id, set())
+        asked &= {(model.name, model.digest) for model in survey.models}
         new = [model for model in survey.models if (model.name, model.digest) not in asked][: max(0, MODELS_ASKED - len(asked))]
         for model in new:
+            known = self._engine.state.nodes.get(node_id)
+            if known is None:
+                return
+            try:
+                learned = await self._surveyor.show(known.node, model)
+            except NodeError as error:
+                log.debug("show failed", extra={"node": node_id, "model": model.name, "error": str(error)})
+                if not isinstance(error, BadReply):
+                    return  # it does not answer: the rest is asked after the next look
+                learned = None
             asked.add((model.name, model.digest))
-            learned = await self._ask(node_id, model)
             if learned is not None and node_id in self._engine.state.nodes:
                 self._engine.publish(ModelLearned(self._engine.clock.now(), node_id, learned))
-
-    async def _ask(self, node_id: str, model: Model) -> Model | None:
-        known = self._engine.state.nodes.get(node_id)
-        if known is None:
-            return None
-        try:
-            return await self._surveyor.show(known.node, model)
-        except NodeError as error:
-            log.debug("show failed", extra={"node": node_id, "model": model.name, "error": str(error)})
-            return None

@@ -1,0 +1,208 @@
+"""Events, layers, and what an error reply means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from tests.support.core_cluster import a_model, a_node, a_survey, a_task
+from tests.support.fakes import FakeSink, FakeTransport, LoopClock, answers, house
+
+from sollol.core.events import Event, HealthChanged, NodeAdded, NodeSurveyed, ProbeFailed, TaskArrived, TaskEnded, TaskRefused
+from sollol.core.ports import Sink
+from sollol.core.scheduler import Scheduler
+from sollol.core.state import ClusterState
+from sollol.core.types import Cost, Decision, Dialect, NodeKind, Task
+from sollol.engine.attempt import Plan
+from sollol.engine.engine import Engine, Subscription
+from sollol.engine.judge import judge, outcome_of
+from sollol.engine.pipeline import Handler, Outcome, compose
+from sollol.engine.plan import plan
+from sollol.errors import (
+    BrokeMidStream,
+    CannotCarry,
+    LoadFailed,
+    ModelGone,
+    NodeBusy,
+    NodeClosed,
+    NodeError,
+    NodeFailed,
+    NodeLoading,
+    NoNodes,
+    RequestError,
+    Unsupported,
+)
+
+pytestmark = pytest.mark.looptime
+
+
+def engine() -> Engine:
+    state = ClusterState()
+    return Engine(state, Scheduler(state), FakeTransport(), LoopClock())
+
+
+# --- events
+
+
+def test_a_subscription_that_is_full_drops_the_oldest_and_counts() -> None:
+    made = engine()
+    subscription = made.subscribe(3)
+    for number in range(5):
+        made.publish(NodeAdded(float(number), a_node(f"n{number}")))
+    assert [event.at for event in subscription.take()] == [2.0, 3.0, 4.0]
+    assert subscription.dropped == 2
+    assert subscription.take() == []
+    made.publish(NodeAdded(9.0, a_node("n9")))
+    assert (len(subscription.take()), subscription.dropped) == (1, 2)
+    made.unsubscribe(subscription)
+    made.publish(NodeAdded(10.0, a_node("n10")))
+    assert subscription.take() == []
+
+
+def test_one_who_is_slow_holds_up_nobody() -> None:
+    subscription = Subscription(1)
+    for number in range(10):
+        subscription.put(NodeAdded(float(number), a_node("a")))
+    assert (subscription.dropped, len(subscription.take())) == (9, 1)
+
+
+def test_who_listens_hears_only_the_kinds_that_it_names_and_after_the_change() -> None:
+    made = engine()
+    heard: list[Event] = []
+    everything: list[Event] = []
+    made.listen(heard.append, HealthChanged, ProbeFailed)
+    made.listen(everything.append)
+    known: list[int] = []
+    made.listen(lambda event: known.append(len(made.state.nodes)), NodeAdded)
+    made.publish(NodeAdded(0.0, a_node("a")))
+    made.publish(NodeSurveyed(1.0, "a", a_survey()))
+    made.publish(ProbeFailed(2.0, "a", refused=True, text="no"))
+    assert [type(event) for event in heard] == [HealthChanged, ProbeFailed, HealthChanged]
+    assert [type(event) for event in everything] == [NodeAdded, NodeSurveyed, HealthChanged, ProbeFailed, HealthChanged]
+    assert known == [1]
+    made.listen(heard.append, NodeAdded)
+    made.publish(NodeAdded(3.0, a_node("b")))
+    assert isinstance(heard[-1], NodeAdded)
+
+
+# --- layers
+
+
+def test_the_first_layer_is_the_outermost() -> None:
+    seen: list[str] = []
+
+    class Layer:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def __call__(self, task: Task, sink: Sink, *, call_next: Handler) -> Outcome:
+            seen.append(self.name)
+            return await call_next(task, sink)
+
+    async def last(task: Task, sink: Sink) -> Outcome:
+        seen.append("last")
+        return Outcome(200)
+
+    outcome = asyncio.run(compose([Layer("one"), Layer("two")], last)(a_task(1), FakeSink()))  # type: ignore[arg-type]
+    assert (seen, outcome.status) == (["one", "two", "last"], 200)
+
+
+async def test_the_beginning_and_the_end_of_every_request_are_told() -> None:
+    async with house() as here:
+        await here.ask().error()
+        here.add("a", answers)
+        await here.ask().outcome()
+        first, second = here.of(TaskEnded)
+        assert (first.status, first.outcome, first.nodes) == (503, "failed", ())
+        assert (second.status, second.outcome, second.nodes) == (200, "ok", ("a",))
+        assert second.seconds == pytest.approx(0.3)
+        assert second.first_byte == 0.0
+        assert len(here.of(TaskArrived)) == 2
+        (refused,) = here.of(TaskRefused)
+        assert isinstance(await here.requests[0].error(), NoNodes)
+        assert refused.status == 503
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "outcome"),
+    [
+        (503, b'{"error":"busy"}', NodeBusy, "busy"),
+        (503, b"", NodeBusy, "busy"),
+        (503, b'{"error":{"message":"Loading model"}}', NodeLoading, "loading"),
+        (429, b"{}", NodeBusy, "busy"),
+        (404, b'{"error":"model \'m\' not found"}', ModelGone, "model-gone"),
+        (404, b"404 page not found", None, ""),
+        (408, b"", NodeFailed, "failed"),
+        (500, b'{"error":"x"}', NodeFailed, "failed"),
+        (500, b"\xff\xfe", NodeFailed, "failed"),
+        (502, b"<html>", NodeFailed, "failed"),
+        (500, b'{"error":"llama-server process has terminated"}', LoadFailed, "load-failed"),
+        (500, b'{"error":"option \\"seed\\" must be of type integer"}', None, ""),
+        (501, b"", None, ""),
+        (400, b"{}", None, ""),
+        (302, b"", None, ""),
+    ],
+)
+def test_what_an_error_reply_means(status: int, body: bytes, kind: type[NodeError] | None, outcome: str) -> None:
+    error = judge("a", status, body)
+    assert type(error) is (kind or type(None))
+    if error is not None:
+        assert outcome_of(error) == outcome
+        assert error.text
+        assert error.node == "a"
+
+
+def test_the_words_for_how_an_attempt_ended() -> None:
+    assert outcome_of(None) == "ok"
+    assert outcome_of(NodeClosed("a", "x")) == outcome_of(BrokeMidStream("a", "x")) == "failed"
+    assert outcome_of(CannotCarry("a", Unsupported("x"))) == "cancelled", "never sent: nothing to learn from"
+
+
+# --- plans
+
+
+def planned(path: str, kind: NodeKind, body: bytes, native: str = "m", **fields: object) -> Plan:
+    task = a_task(1, body=body, **fields)
+    task.path = path
+    task.dialect = Dialect.OPENAI if path.startswith("/v1") else Dialect.OLLAMA
+    node = a_node("a", kind=kind)
+    model = a_model("m")
+    model = type(model)("m", native)
+    return plan(task, node, kind, model, Decision(task, "a", (Cost("a"),)))
+
+
+CHAT = b'{"model":"m","priority":3,"messages":[{"role":"user","content":"hi"}]}'
+
+
+def test_a_node_that_speaks_the_clients_dialect_gets_the_very_bytes() -> None:
+    made = planned("/api/chat", NodeKind.OLLAMA, CHAT)
+    assert made.outgoing.body is CHAT
+    assert (made.outgoing.target, made.filters, made.translated) == ("/api/chat", (), False)
+    assert planned("/v1/chat/completions", NodeKind.OLLAMA, CHAT).outgoing.body is CHAT
+    assert planned("/api/chat", NodeKind.OLLAMA, CHAT, stream=False).watch is None
+
+
+def test_another_engine_gets_its_own_name_of_the_model_and_not_our_priority() -> None:
+    made = planned("/v1/chat/completions", NodeKind.VLLM, CHAT, "org/M")
+    assert json.loads(made.outgoing.body) == {"model": "org/M", "messages": [{"role": "user", "content": "hi"}]}
+    same = planned("/v1/chat/completions", NodeKind.VLLM, CHAT.replace(b'"priority":3,', b""))
+    assert same.outgoing.body == CHAT.replace(b'"priority":3,', b"")
+
+
+def test_ollamas_dialect_is_translated_for_another_engine() -> None:
+    made = planned("/api/chat", NodeKind.LLAMACPP, CHAT, "native.gguf")
+    assert (made.outgoing.target, made.translated) == ("/v1/chat/completions", True)
+    assert json.loads(made.outgoing.body)["model"] == "native.gguf"
+    assert made.content_type == b"application/x-ndjson"
+    with pytest.raises(RequestError):
+        planned("/api/chat", NodeKind.LLAMACPP, b'{"model":"m","messages":[],"tools":[{}]}')
+
+
+def test_details_are_added_for_those_who_ask_in_ollamas_dialect() -> None:
+    assert len(planned("/api/chat", NodeKind.OLLAMA, CHAT, details=True).filters) == 1
+    assert len(planned("/api/chat", NodeKind.LLAMACPP, CHAT, details=True).filters) == 2
+    assert planned("/v1/chat/completions", NodeKind.OLLAMA, CHAT, details=True).filters == ()
