@@ -172,6 +172,6 @@ def _lag(node: NodeState, run: Running, now: float) -> float:
     factor = 1.0 + rates.contention.a * crowd(node, run, now)
     spent = now - run.ready_at
     # A reply in one piece shows no tokens on the way: it is late when the whole of it is.
-    written = progress.tokens * factor / rates.decode.rate(now) if run.task.stream else run.decode
-    foreseen = run.prefill + written
+    tokens = progress.tokens if run.task.stream else run.out
+    foreseen = run.prefill + tokens * factor / rates.decode.rate(now)
     return spent / foreseen if foreseen > 0.0 and (progress.tokens >= 8 or spent > 3.0 * foreseen + 2.0) else 0.0
