@@ -101,7 +101,7 @@ class AttemptStarted(Event, frozen=True):
 
 
 class FirstToken(Event, frozen=True):
-    """The first byte of the answer's body came."""
+    """The first byte of a streamed answer came; that of a document says nothing that `AttemptEnded` does not say at once."""
 
     task: Task
     node: str

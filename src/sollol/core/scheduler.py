@@ -90,8 +90,7 @@ class Scheduler:
 
     def arrive(self, task: Task, now: float) -> list[Task]:
         """Take a new request in. Returns who is refused for it: nobody, or the last in order when the queue is full."""
-        if self._fresh is not None:
-            self._queue_fresh()
+        self._queue_fresh()
         group = self._group(task)
         group.refresh(self._state, now)
         load = Load(task, self._state)
@@ -169,8 +168,7 @@ class Scheduler:
 
     def _alone(self, entry: Waiting, now: float) -> list[Decision]:
         """The usual case: nobody else waits."""
-        group = entry.group
-        group.refresh(self._state, now)
+        (group := entry.group).refresh(self._state, now)
         group.restore()
         decision = self._try(entry, now)
         if decision is not None:

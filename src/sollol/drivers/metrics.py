@@ -161,7 +161,10 @@ class Metrics:
             return
         self._queued.observe(event.queued)
         if event.outcome == "ok":
-            self._host(event.nodes[-1]).latency.observe(event.seconds)
+            host = self._host(event.nodes[-1])
+            host.latency.observe(event.seconds)
+            if not event.task.stream and event.first_byte is not None:  # of a stream `FirstToken` has told it
+                host.first.observe(event.first_byte)
         counters = event.counters
         if counters is not None:
             pair.prompt += counters.prompt_tokens or 0

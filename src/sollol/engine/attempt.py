@@ -75,6 +75,11 @@ class Result(Struct, frozen=True):
 class Attempt:
     """The receiver of one exchange. `finished` gets the `Result` exactly once."""
 
+    __slots__ = (
+        *("_clock", "_headers", "_node", "_pieces", "_progress", "_publish", "_shown", "_shown_last", "_sink", "_size"),
+        *("_status", "_take", "_task", "_watch", "finished", "plan"),
+    )
+
     def __init__(
         self,
         engine: Engine,
@@ -112,7 +117,8 @@ class Attempt:
         """A piece of the body; one that comes in the very turn in which the attempt was ended is too late."""
         if self._progress.first_at is None and self._status < 300 and not self.finished.done():
             self._progress.first_at = now = self._clock.now()
-            self._publish(FirstToken(now, self._task, self._node))
+            if self._watch is not None:
+                self._publish(FirstToken(now, self._task, self._node))
         self._take(data)
 
     def on_end(self) -> None:

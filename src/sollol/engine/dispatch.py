@@ -154,7 +154,7 @@ class Dispatch:
         return Outcome(
             status=result.status,
             outcome="client-error" if result.refusal is not None else "ok" if error is None else "failed",
-            nodes=(*(failed.node for failed in tried), decision.node),
+            nodes=(*[failed.node for failed in tried], decision.node),
             queued=decision.queued,
             first_byte=placement.progress.first_at,
             counters=result.ending.counters if result.ending is not None else None,

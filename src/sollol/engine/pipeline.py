@@ -91,10 +91,13 @@ class Deadline:
     def __init__(self, engine: Engine) -> None:
         self._clock = engine.clock
 
-    async def __call__(self, task: Task, sink: Sink, *, call_next: Handler) -> Outcome:
+    def __call__(self, task: Task, sink: Sink, *, call_next: Handler) -> Awaitable[Outcome]:
         if task.deadline is None:
-            return await call_next(task, sink)
-        left = task.deadline - self._clock.now()
+            return call_next(task, sink)
+        return self._limited(task, sink, task.deadline, call_next)
+
+    async def _limited(self, task: Task, sink: Sink, deadline: float, call_next: Handler) -> Outcome:
+        left = deadline - self._clock.now()
         if left <= 0.0:
             raise DeadlineExceeded("the deadline of the request had passed when it came")
         try:
@@ -103,4 +106,4 @@ class Deadline:
         except TimeoutError as error:
             if isinstance(error, SollolError):
                 raise
-            raise DeadlineExceeded(f"not answered within {task.deadline - task.arrived:g} s") from None
+            raise DeadlineExceeded(f"not answered within {deadline - task.arrived:g} s") from None
