@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.front import Front, front
 from tests.support.scripted import Seen, scripted
+from tests.support.wait import until
 
 import sollol
 from sollol.config import Auth, Gateway, NodeSettings
@@ -265,9 +266,9 @@ async def test_who_waits_is_listed() -> None:
     async with scripted("m:latest") as node, front(NodeSettings(node.url, slots=1)) as door:
         node.answers["POST", "/api/chat"] = hold
         first = await door.open("POST", "/api/chat", ASKED)
-        await door.until(lambda: door.context.engine.state.nodes[node.id].in_flight == 1)
+        await until(lambda: door.context.engine.state.nodes[node.id].in_flight == 1)
         second = await door.open("POST", "/api/chat", ASKED, {"X-SOLLOL-Priority": "8", "X-SOLLOL-App": "notes"})
-        await door.until(lambda: door.context.admission.waiting == 1)
+        await until(lambda: door.context.admission.waiting == 1)
         queue = (await door.ask("GET", "/api/queue")).json
         assert queue["waiting"] == 1
         (entry,) = queue["requests"]

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from tests.support.door_app import TestApp, doors
-from tests.support.raw_peer import stalled, until
+from tests.support.wait import stalled, until
 
 from sollol.gateway.asgi import AsgiApp, bridge
 from sollol.gateway.http import Route as DoorRoute

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 from tests.support.door_app import LIMIT, TestApp, doors, reply
-from tests.support.raw_peer import stalled, until
+from tests.support.wait import stalled, until
 
 from sollol.core.ports import Sink
 from sollol.errors import BadRequest, BodyTooLarge, PortTaken, QueueFull, RequestTimeout

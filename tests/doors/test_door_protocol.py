@@ -7,7 +7,7 @@ import re
 
 import pytest
 from tests.support.door_app import TestApp, doors, reply
-from tests.support.raw_peer import stalled, until
+from tests.support.wait import stalled, until
 
 from sollol.core.ports import Sink
 from sollol.errors import BadRequest, Forbidden

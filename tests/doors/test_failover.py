@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.front import Front, front
+from tests.support.wait import until
 
 from sollol.core.types import Health, NodeKind
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, embedder, same
@@ -77,9 +78,7 @@ async def test_a_dead_node_is_down_at_once_and_used_again_when_it_returns() -> N
         again = await gate.ask("POST", "/api/chat", chat())
         assert again.header("x-sollol-attempts") == "1"
         await cluster["node-1"].start()
-        async with asyncio.timeout(3):
-            while gate.context.engine.state.nodes[first].state is not Health.UP:
-                await asyncio.sleep(0.01)
+        await until(lambda: gate.context.engine.state.nodes[first].state is Health.UP, 3)
 
 
 async def test_a_stale_catalogue_moves_the_request_and_is_corrected() -> None:
@@ -162,27 +161,21 @@ async def test_a_client_that_leaves_frees_the_node_at_once(when: str, stream: bo
         node = cluster["slow"]
         body = chat(stream=stream, options={"num_predict": 500})
         leaving = await gate.open("POST", "/api/chat", body)
-        await _until(lambda: node.stats.in_flight == 1)
+        await until(lambda: node.stats.in_flight == 1)
         if when == "streaming" and stream:
             await leaving.head()
             await leaving.chunk()
         waiting = []
         if when == "waiting":
             waiting = [await gate.open("POST", "/api/chat", body) for _ in range(5)]
-            await _until(lambda: gate.context.admission.waiting >= 3)
+            await until(lambda: gate.context.admission.waiting >= 3)
             for client in waiting:
                 client.leave()
-            await _until(lambda: gate.context.admission.waiting == 0)
+            await until(lambda: gate.context.admission.waiting == 0)
         leaving.leave()
-        await _until(lambda: node.stats.in_flight == 0)
+        await until(lambda: node.stats.in_flight == 0)
         assert gate.context.engine.state.nodes[node.url[7:]].in_flight == 0
         assert node.stats.finished == 0
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_without_any_node_it_says_so_in_the_dialect() -> None:
@@ -198,7 +191,7 @@ async def test_a_model_whose_only_node_is_down_waits_for_it() -> None:
     async with EmulatedCluster(nodes(1)) as cluster, front(*cluster.urls) as gate:
         await cluster["node-1"].stop()
         request = await gate.open("POST", "/api/chat", chat())
-        await _until(lambda: gate.context.admission.waiting == 1)
+        await until(lambda: gate.context.admission.waiting == 1)
         await cluster["node-1"].start()
         await request.head()
         assert request.status == 200
@@ -211,4 +204,4 @@ async def test_the_deadline_ends_a_wait() -> None:
     async with EmulatedCluster([slow]) as cluster, front(*cluster.urls) as gate:
         reply = await gate.ask("POST", "/api/chat", chat(), {"X-SOLLOL-Timeout": "0.2"})
         assert reply.status == 504
-        await _until(lambda: cluster["slow"].stats.in_flight == 0)
+        await until(lambda: cluster["slow"].stats.in_flight == 0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.support.front import front
 from tests.support.scripted import ScriptedNode, Seen, scripted
+from tests.support.wait import until
 
 from sollol.config import Limits, NodeSettings
 from sollol.core.events import Unloaded
@@ -129,7 +130,7 @@ async def test_after_a_pull_the_model_is_known_at_once() -> None:
         reply = await door.ask("POST", "/api/pull", {"model": "new", "stream": False})
         assert (reply.status, reply.json, reply.header("content-type")) == (200, {"status": "success"}, "application/json")
         async with asyncio.timeout(5):
-            await door.until(lambda: "new:latest" in door.context.engine.state.nodes[node.id].models)
+            await until(lambda: "new:latest" in door.context.engine.state.nodes[node.id].models)
 
 
 async def test_pull_goes_to_all_that_have_it_else_to_the_one_with_most_room() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 
 from tests.support.front import Front, front
+from tests.support.wait import until
 
 from sollol.config import NodeSettings
 from sollol.emulator.presets import same
@@ -29,7 +30,7 @@ async def test_the_life_of_a_model() -> None:
             assert (copied.status, copied.body) == (200, b"")
             state = door.context.engine.state.nodes.values()
             async with asyncio.timeout(5):
-                await door.until(lambda: all("mine:latest" in node.models for node in state))
+                await until(lambda: all("mine:latest" in node.models for node in state))
             assert await holders(door, "mine:latest") == ["node-1", "node-2"]
 
             # ollama show
@@ -43,7 +44,7 @@ async def test_the_life_of_a_model() -> None:
             deleted = await door.ask("DELETE", "/api/delete", {"model": "mine"})
             assert (deleted.status, deleted.body) == (200, b"")
             async with asyncio.timeout(5):
-                await door.until(lambda: not any("mine:latest" in node.models for node in state))
+                await until(lambda: not any("mine:latest" in node.models for node in state))
             missing = await door.ask("POST", "/api/show", {"model": "mine"})
             assert (missing.status, missing.json) == (404, {"error": "model 'mine:latest' not found"})
 
@@ -63,7 +64,7 @@ async def test_blobs_and_create_meet_on_one_node() -> None:
         assert made.lines[-1] == {"status": "success"}
         assert sum(request.path == "/api/create" for node in cluster.nodes for request in node.stats.recent) == 1
         async with asyncio.timeout(5):
-            await door.until(lambda: any("t9:latest" in node.models for node in door.context.engine.state.nodes.values()))
+            await until(lambda: any("t9:latest" in node.models for node in door.context.engine.state.nodes.values()))
 
 
 async def test_pull_everywhere_then_load_ps_and_unload() -> None:
@@ -76,7 +77,7 @@ async def test_pull_everywhere_then_load_ps_and_unload() -> None:
             assert {line["node"] for line in pulled.lines[:-1]} == {"node-1", "node-2"}
             state = door.context.engine.state.nodes.values()
             async with asyncio.timeout(5):
-                await door.until(lambda: all("qwen3:0.6b" in node.models for node in state))
+                await until(lambda: all("qwen3:0.6b" in node.models for node in state))
             loaded = await door.ask("POST", "/api/generate", {"model": "qwen3:0.6b"})
             assert (loaded.status, loaded.json["done_reason"]) == (200, "load")
             (entry,) = (await door.ask("GET", "/api/ps")).json["models"]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from tests.support.door_app import TestApp, doors, reply
-from tests.support.raw_peer import Peer, Script, answers, raw_node, stalled, until
+from tests.support.raw_peer import Peer, Script, answers, raw_node
+from tests.support.wait import stalled, until
 
 from sollol.core.ports import Headers, Outgoing, Sink
 from sollol.core.types import Node

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.emulated import Got, ask, until
+from tests.support.emulated import Got, ask
+from tests.support.wait import until
 
 from sollol.core.types import NodeKind
 from sollol.emulator import ModelSpec, NodeSpec

@@ -8,7 +8,8 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from tests.support.emulated import ask, encode, read_reply, until
+from tests.support.emulated import ask, encode, read_reply
+from tests.support.wait import until
 
 from sollol.emulator import ModelSpec, NodeSpec, embedder, presets
 from sollol.emulator.node import EmulatedNode

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.raw_peer import Peer, RawNode, Told, answers, raw_node, stalled, until
+from tests.support.raw_peer import Peer, RawNode, Told, answers, raw_node
+from tests.support.wait import stalled, until
 
 from sollol.core.ports import Outgoing
 from sollol.core.types import Endpoint, Node

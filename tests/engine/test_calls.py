@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.raw_peer import Peer, answers, raw_node, stalled
+from tests.support.raw_peer import Peer, answers, raw_node
+from tests.support.wait import stalled
 
 from sollol.core.ports import Outgoing
 from sollol.drivers.http import HttpTransport

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +75,7 @@ async def read_reply(reader: asyncio.StreamReader, method: str = "GET") -> Got:
 
 
 async def ask(
-    node: EmulatedNode, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, limit: float = 20.0
+    node: EmulatedNode, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, limit: float = 20.0
 ) -> Got:
     """One request on a connection of its own."""
     async with asyncio.timeout(limit):
@@ -86,12 +85,3 @@ async def ask(
             return await read_reply(reader, method)
         finally:
             writer.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Give the event loop and the sockets the time they need until `condition` holds, ten seconds at most."""
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come to that")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.scripted import ScriptedNode
+from tests.support.wait import until
 
 from sollol.config import Auth, Config, Discovery, Gateway, Limits, NodeSettings
 from sollol.core.types import Health
@@ -101,19 +102,11 @@ class Front:
         finally:
             request.writer.close()
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Wait until an event has made something true."""
-        news = asyncio.Event()
-        self.context.engine.listen(lambda event: news.set())
-        while not true():
-            news.clear()
-            await news.wait()
-
     async def down(self, node: ScriptedNode) -> None:
         """Stop the node, and wait until the gateway knows."""
         node.stop()
         self.context.monitor.look(node.id)
-        await self.until(lambda: self.context.engine.state.nodes[node.id].state is Health.DOWN)
+        await until(lambda: self.context.engine.state.nodes[node.id].state is Health.DOWN)
 
     async def looked(self) -> None:
         """Wait until every node has been looked at."""

@@ -98,24 +98,6 @@ async def raw_node(script: Script, *, ssl: object = None, host: str = "127.0.0.1
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for something that sends no event of its own."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - that is the point of this helper
-            await asyncio.sleep(0.002)
-
-
-async def stalled(measure: Callable[[], int]) -> None:
-    """Wait until a number has stopped changing: both sides' buffers are full, nothing moves."""
-    same, before = 0, -1
-    async with asyncio.timeout(20):
-        while same < 25:
-            await asyncio.sleep(0.004)
-            now = measure()
-            same = same + 1 if now == before else 0
-            before = now
-
-
 def answers(*replies: bytes) -> Script:
     """A script that gives these replies to one request after another, then closes."""
 

@@ -14,3 +14,14 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise AssertionError(f"it did not come to that within {seconds:g} s") from None
+
+
+async def stalled(measure: Callable[[], int]) -> None:
+    """Wait until a number has stopped changing: both sides' buffers are full, nothing moves."""
+    same, before = 0, -1
+    async with asyncio.timeout(20):
+        while same < 25:
+            await asyncio.sleep(0.004)
+            now = measure()
+            same = same + 1 if now == before else 0
+            before = now
