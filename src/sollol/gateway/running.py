@@ -69,11 +69,7 @@ async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGa
         guard=guard,
     )
     request_log = RequestLog(stream=lines, as_json=config.log.format == "json")
-    engine = house.engine
-    engine.listen(gateway.statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
-    for kind, take in gateway.metrics.takes.items():
-        engine.listen(take, kind)
-    engine.listen(request_log.on_event, TaskEnded)
+    _count(gateway, request_log)
     app = GatewayApp(gateway, Inference(gateway, house.pipeline), guard)
     limits = config.limits
     try:
@@ -106,6 +102,15 @@ async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGa
             config.gateway.host,
         )
     return RunningGateway(gateway, house, doors, request_log)
+
+
+def _count(gateway: Gateway, request_log: RequestLog) -> None:
+    """Let everybody who counts hear of the events that concern them."""
+    listen = gateway.engine.listen
+    listen(gateway.statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
+    for kind, take in gateway.metrics.takes.items():
+        listen(take, kind)
+    listen(request_log.on_event, TaskEnded)
 
 
 def _address(host: str, door: Serving) -> str:
