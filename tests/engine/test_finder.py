@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from msgspec.structs import replace
+from tests.support.fakes import LoopClock
 
 from sollol.core.events import NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed, Searched
 from sollol.core.state import ClusterState
@@ -15,17 +16,6 @@ from sollol.engine.finder import Finder
 from sollol.errors import BadRequest, NodeUnreachable
 
 pytestmark = pytest.mark.looptime
-
-
-class LoopClock:
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def wall(self) -> float:
-        return 1e9 + self.now()
-
-    def jitter(self) -> float:
-        return 0.5
 
 
 class Network:

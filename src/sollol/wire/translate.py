@@ -19,7 +19,7 @@ from . import to_openai as requests
 from .errors import message
 from .fields import present
 from .from_openai import ChatLine, Chunk, Clocked, GenerateLine
-from .lines import Events
+from .sse import Events
 from .unreadable import UNREADABLE
 
 _CHAT = "/v1/chat/completions"

@@ -1,9 +1,8 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sollol.wire.lines import Event, Events, Lines
+from sollol.wire.sse import Event, Events
 
-NDJSON = '{"a":1}\n\n{"b":"é\\n"}\r\n{"c":3}'.encode()
 SSE = 'event: ping\r\ndata: {"a":1}\r\n\r\n: comment\n\ndata:two\ndata:  lines\n\nid: 7\n\ndata: é\n\ndata: open'.encode()
 
 
@@ -11,16 +10,6 @@ def cuts(text: bytes) -> st.SearchStrategy[list[bytes]]:
     return st.lists(st.integers(0, len(text)), max_size=len(text)).map(
         lambda places: [text[a:b] for a, b in zip([0, *sorted(places)], [*sorted(places), len(text)], strict=True)]
     )
-
-
-@given(cuts(NDJSON))
-@example([NDJSON])
-@example([NDJSON[i : i + 1] for i in range(len(NDJSON))])
-def test_lines_are_the_same_whatever_the_cut(pieces: list[bytes]) -> None:
-    lines = Lines()
-    found = [line for piece in pieces for line in lines.feed(piece)]
-    assert found == [b'{"a":1}', '{"b":"é\\n"}'.encode()]
-    assert lines.rest() == b'{"c":3}'
 
 
 @given(cuts(SSE))

@@ -1,4 +1,4 @@
-"""Splitting streams: NDJSON lines and server-sent events, whatever the cut of the reads."""
+"""Splitting streams into server-sent events, whatever the cut of the reads."""
 
 from __future__ import annotations
 
@@ -10,33 +10,6 @@ class Event(Struct, frozen=True):
 
     data: bytes
     event: str = ""
-
-
-class Lines:
-    """Puts lines together. Lines come without their end ("\\n" or "\\r\\n"); empty ones are left out."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes."""
-        if b"\n" not in data:
-            self._rest.append(data)
-            return []
-        if self._rest:
-            data = b"".join((*self._rest, data))
-            self._rest = []
-        lines = data.split(b"\n")
-        if lines[-1]:
-            self._rest.append(lines[-1])
-        del lines[-1]
-        return [line for line in (line.rstrip(b"\r") for line in lines) if line]
-
-    def rest(self) -> bytes:
-        """What came after the last line end; empty when nothing is open."""
-        return b"".join(self._rest).strip()
 
 
 class Events:
