@@ -21,15 +21,16 @@ def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats,
         return
     counters = event.counters or _NOTHING
     rates = node.rates_of(task.model)
-    others = crowd(node, run, event.at)
     prefill, decode = phases(run, counters, event.at)
+    streamed = run.first_at is not None and event.at - run.first_at > 0.5 * decode
+    others = crowd(node, run, event.at, streamed)
     fresh = _uncached(run, counters)
-    factor = 1.0 + rates.contention.a * others
     if prefill and fresh is not None and fresh >= 16.0:
-        rates.learn_prefill(fresh / prefill * factor, event.at)
+        beside = run.beside if streamed else others
+        rates.learn_prefill(fresh / prefill * (1.0 + rates.contention.a * beside), event.at)
     output = counters.output_tokens if counters.output_tokens is not None else run.progress.tokens
     if decode and output >= 2:
-        rates.learn_decode(output / decode * factor, event.at)
+        rates.learn_decode(output / decode * (1.0 + rates.contention.a * others), event.at)
         rates.contention.learn(others, decode / output)
     _lengths(run, counters, stats, answers)
     if node.slots.fixed is None:
@@ -38,12 +39,14 @@ def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats,
         _loaded(node, run, counters)
 
 
-def crowd(node: NodeState, run: Running, now: float) -> float:
-    """Mean number of other requests on the node while ``run`` was there."""
-    seconds = now - run.started
+def crowd(node: NodeState, run: Running, now: float, streamed: bool) -> float:
+    """Mean number of other requests at work there since the first token of ``run``; if not ``streamed``, since it was sent."""
+    streamed = streamed and run.first_at is not None
+    begun, integral = (run.first_at or 0.0, run.first_integral) if streamed else (run.started, run.integral)
+    seconds = now - begun
     if seconds <= 0.0:
         return 0.0
-    return max(0.0, (node.busy_integral - run.integral) / seconds - 1.0)
+    return max(0.0, (node.integral(now) - integral) / seconds - 1.0)
 
 
 def phases(run: Running, counters: Counters, now: float) -> tuple[float, float]:

@@ -23,9 +23,11 @@ class Running:
     """One attempt at work, with what was foreseen for it when it was sent (seconds, tokens)."""
 
     __slots__ = (
+        "beside",
         "cached",
         "decode",
         "first_at",
+        "first_integral",
         "integral",
         "k",
         "kv",
@@ -51,6 +53,8 @@ class Running:
         self.loads = False
         self.k = 0
         self.integral = 0.0
+        self.first_integral = 0.0
+        self.beside = 0
         self.kv: KvSlot | None = None
         self.wait = self.prefill = self.decode = 0.0
         self.prompt = self.cached = 0.0
@@ -291,8 +295,21 @@ class NodeState:
     def advance(self, now: float) -> None:
         """Bring the integral of requests over time up to ``now``; call before the number changes."""
         if now > self.busy_at:
-            self.busy_integral += len(self.running) * (now - self.busy_at)
+            self.busy_integral += self.at_work() * (now - self.busy_at)
             self.busy_at = now
+
+    def integral(self, now: float) -> float:
+        """Requests × seconds on the node until ``now``."""
+        return self.busy_integral + self.at_work() * max(0.0, now - self.busy_at)
+
+    def at_work(self) -> int:
+        """Requests there whose model is not still loading."""
+        return len(self.running) - sum([runner.running for runner in self.runners.values() if runner.loading])
+
+    def beside(self, run: Running) -> list[Running]:
+        """What runs there in the same slots as ``run``, itself included."""
+        shared = self.shares_slots()
+        return [other for other in self.running.values() if shared or other.runner is run.runner]
 
     def take_models(self, survey: Survey) -> bool:
         """Take the catalogue of a survey; what `/api/show` told about the same digest is kept. True when names changed."""

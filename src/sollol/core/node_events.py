@@ -74,12 +74,13 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
         state.layout += 1
     take_residents(state, node, survey, event.at)
     node.health.looked(event.at)
-    node.health.urgent = survey.loading
+    node.health.urgent = survey.loading or any(runner.loading for runner in node.runners.values())
     signal(state, node, Signal.SEEN, event.at, "answered a look")
 
 
 def take_residents(state: ClusterState, node: NodeState, survey: Survey, at: float) -> None:
     """Believe what it says is loaded, but not that what is loading or busy is gone."""
+    node.advance(at)
     listed = {resident.name: resident for resident in survey.resident}
     if node.kind in ALWAYS_RESIDENT:
         listed = {name: listed.get(name, Resident(name)) for name in node.models}

@@ -164,7 +164,11 @@ class Term:
         count = node.at_runner(model)
         window = 1 if key[3] and node.serial(Kind.EMBED, model) else node.slots.window
         self.free = window - count
-        if self.free <= 0:
+        if not self.warm and not node.slots.told and self.free > 0:
+            # Nothing is lost by waiting here while the model loads, and the node may turn out slow or to have one slot.
+            self.free = 0 if count else 1
+            self.pristine = self.frees = [now + self.load] * window if count else []
+        elif self.free <= 0:
             self.free = 0
             # Whoever waits will find fewer others there: those that had to end first are gone.
             others = max(0, len(node.running) - (count - window + 1))

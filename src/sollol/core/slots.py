@@ -36,6 +36,11 @@ class Slots:
         return self.fixed or self.size
 
     @property
+    def told(self) -> bool:
+        """Whether the number is configured, said by the node, or learned."""
+        return self.fixed is not None or self.known
+
+    @property
     def window(self) -> int:
         """How many requests may be at the runner now."""
         if self.fixed is not None:
@@ -70,6 +75,14 @@ class Slots:
                     self.size = max(1, k)
                     self.known = True
                     self._strikes = 0
+
+    def streaming(self, together: int) -> bool:
+        """So many answers were under way at one time: there are at least as many slots. True when that is news."""
+        if together <= self.size:
+            return False
+        self._strikes = 0
+        self._grow(together)
+        return True
 
     def flowed(self, work: float, here: int, now: float) -> None:
         """A reply without such counters ended at ``now``: ``work`` tokens (or requests), ``here`` requests until then.

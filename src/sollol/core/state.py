@@ -21,6 +21,8 @@ from .work_events import Settlement
 
 BEHIND = 1.5
 """How far behind its forecast a running request must be for the verdict that its node is slow."""
+SILENT = 20.0
+"""The most that a request without any token says about its node."""
 
 
 class ClusterState:
@@ -164,14 +166,22 @@ class ClusterState:
 
 
 def _lag(node: NodeState, run: Running, now: float) -> float:
-    """How many times longer a running request took than learned rates foresee for what it did; 0 if that cannot be said."""
+    """How many times longer a running request took than learned rates foresee for what it did; 0 if that cannot be said.
+
+    Tokens are timed from the first one. A request without any is judged only if none was there before it (others may wait for
+    a slot inside the node, whatever is believed of its slots) and after the time of two loads (its model may not be resident).
+    """
     rates = node.rates.get(run.task.model)
-    progress = run.progress
-    if rates is None or rates.decode is None or run.runner.loading or run.wait > 0.0 or now < run.ready_at + 2.0:
+    if rates is None or rates.decode is None or run.runner.loading:
         return 0.0
-    factor = 1.0 + rates.contention.a * crowd(node, run, now)
-    spent = now - run.ready_at
+    tokens, streamed = run.progress.tokens, run.first_at is not None
+    pace = (1.0 + rates.contention.a * crowd(node, run, now, streamed)) / rates.decode.rate(now)
+    if run.first_at is not None:
+        return (now - run.first_at) / (tokens * pace) if tokens >= 8 else 0.0
+    if run.k > 0 or run.wait > 0.0:
+        return 0.0
     # A reply in one piece shows no tokens on the way: it is late when the whole of it is.
-    tokens = progress.tokens if run.task.stream else run.out
-    foreseen = run.prefill + tokens * factor / rates.decode.rate(now)
-    return spent / foreseen if foreseen > 0.0 and (progress.tokens >= 8 or spent > 3.0 * foreseen + 2.0) else 0.0
+    foreseen = run.prefill + pace * (1.0 if run.task.stream else run.out)
+    spent = now - run.ready_at
+    late = spent > 3.0 * foreseen + 2.0 * node.load_seconds(run.task.model) + 2.0
+    return min(SILENT, spent / foreseen) if late else 0.0

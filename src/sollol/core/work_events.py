@@ -52,6 +52,7 @@ def started(state: ClusterState, event: ev.AttemptStarted) -> None:
     if runner.loading:
         run.ready_at = max(at, runner.ready_at)
         run.loads = runner.running == 0 and len(node.running) == 0
+        node.health.urgent = True
     if task.kind is not Kind.EMBED and task.model:
         run.kv = hold_prefix(state, node, runner, run, at)
     runner.running += 1
@@ -108,9 +109,15 @@ def first_token(state: ClusterState, event: ev.FirstToken) -> None:
     run = node.running.get(event.task.id) if node is not None else None
     if node is None or run is None:
         return
+    node.advance(event.at)
     run.first_at = event.at
+    run.first_integral = node.busy_integral
     if run.runner.loading:
         up(state, node, run.runner)
+        node.health.urgent = True  # only a look tells whom the load drove out
+        node.version += 1
+    run.beside = node.at_work() - 1
+    if node.slots.fixed is None and node.slots.streaming(sum(other.first_at is not None for other in node.beside(run))):
         node.version += 1
 
 
@@ -169,6 +176,7 @@ def release(state: ClusterState, node: NodeState, run: Running, event: ev.Attemp
     if runner.loading:
         if event.outcome == "ok" or event.sent:
             up(state, node, runner)
+            node.health.urgent = True
         elif runner.running == 0:
             _give_up(state, node, runner)
     if runner.running or node.kind in ALWAYS_RESIDENT:

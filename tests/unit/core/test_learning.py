@@ -283,14 +283,15 @@ def test_a_request_far_behind_its_forecast_makes_its_node_slow():
     cluster.rates("a", decode=40.0)
     task = cluster.arrive(chars=0)
     run = cluster.state.attempt("a", task)
-    run.progress.first_at, run.progress.last_at, run.progress.tokens = 0.1, 3.9, 40
-    assert cluster.state.behind(1.9) == []
-    (verdict,) = cluster.state.behind(4.0)
+    cluster.state.apply(FirstToken(3.0, task, "a"))  # it waited inside the node; only what came since tells its pace
+    run.progress.first_at, run.progress.last_at, run.progress.tokens = 3.0, 6.9, 40
+    assert cluster.state.behind(4.4) == []
+    (verdict,) = cluster.state.behind(7.0)
     assert verdict.node == "a"
     assert verdict.ratio == pytest.approx(4.0)
     cluster.state.apply(verdict)
-    assert cluster.state.known["a"].slow.factor(4.0) == pytest.approx(4.0)
-    assert cluster.state.behind(4.0) == []
+    assert cluster.state.known["a"].slow.factor(7.0) == pytest.approx(4.0)
+    assert cluster.state.behind(7.0) == []
 
 
 def test_an_answer_in_one_piece_is_late_only_when_the_whole_of_it_is():
@@ -298,9 +299,9 @@ def test_an_answer_in_one_piece_is_late_only_when_the_whole_of_it_is():
     cluster.rates("a", decode=40.0)
     task = cluster.arrive(chars=0, stream=False, max_tokens=160)  # 4 s foreseen
     cluster.state.attempt("a", task)
-    assert cluster.state.behind(13.9) == []  # a streamed one without a token would long be late
-    (verdict,) = cluster.state.behind(16.0)
-    assert verdict.ratio == pytest.approx(4.0)
+    assert cluster.state.behind(25.9) == []  # a streamed one without a token would long be late; a load may take 6 s
+    (verdict,) = cluster.state.behind(28.0)
+    assert verdict.ratio == pytest.approx(7.0)
 
 
 def test_no_verdict_on_guesses_nor_on_few_tokens():
@@ -311,9 +312,22 @@ def test_no_verdict_on_guesses_nor_on_few_tokens():
     cluster.rates("a")
     task = cluster.arrive(chars=0)
     run = cluster.state.attempt("a", task)
+    assert cluster.state.behind(13.9) == []  # the time of two loads: what was believed loaded may not be
+    (verdict,) = cluster.state.behind(60.0)
+    assert verdict.ratio == 20.0
+    cluster.state.apply(FirstToken(60.0, task, "a"))
     run.progress.tokens = 3
-    assert cluster.state.behind(2.2) == []
-    assert len(cluster.state.behind(60.0)) == 1
+    assert cluster.state.behind(90.0) == []
+
+
+def test_who_may_be_waiting_for_a_slot_inside_the_node_says_nothing_about_its_pace():
+    cluster = warm()
+    cluster.rates("a")
+    first, second = cluster.arrive(chars=0), cluster.arrive(chars=0)
+    cluster.now = 1.0
+    cluster.end(first)
+    assert cluster.state.attempt("a", second).k == 1
+    assert cluster.state.behind(60.0) == []
 
 
 def test_overdue_nodes_are_looked_at_more_often():
@@ -574,3 +588,58 @@ def test_holders():
     cluster = warm()
     cluster.add("b", a_survey(["x"]))
     assert [node.id for node in cluster.state.holders("m")] == ["a"]
+
+
+# --- what others there have to do with it
+
+
+def test_only_others_at_work_while_tokens_came_count_as_contention():
+    cluster = warm(slots=4)
+    cluster.rates("a", a=0.5, decode=40.0)
+    first = cluster.arrive()
+    cluster.now = 2.0
+    cluster.state.apply(FirstToken(2.0, first, "a"))
+    second = cluster.arrive()
+    loading = cluster.arrive(model="other")
+    assert cluster.state.known["a"].at_work() == 2
+    cluster.now = 6.0
+    said = Counters(100, 80, None, 6.0, 0.0, 2.0, 4.0, "stop")
+    cluster.state.apply(AttemptEnded(6.0, first, "a", "ok", counters=said, native=True))
+    rates = cluster.state.known["a"].rates["m"]
+    assert rates.prefill.value == pytest.approx(0.75 * 1000 + 0.25 * 100 / 2.0)
+    assert rates.decode.value == pytest.approx(0.75 * 40 + 0.25 * 1.5 * 80 / 4.0)
+    assert {run.task for run in cluster.state.known["a"].running.values()} == {second, loading}
+
+
+def test_answers_under_way_together_show_slots():
+    cluster = warm()
+    node = cluster.state.known["a"]
+    tasks = [cluster.arrive() for _ in range(8)]
+    for number, task in enumerate(tasks, start=1):
+        assert cluster.where(task) == "a", number
+        cluster.state.apply(FirstToken(0.0, task, "a"))
+        cluster.pump()
+        assert node.slots.count == max(2, number)
+    assert not node.slots.known
+
+
+def test_configured_slots_stay_whatever_is_seen():
+    cluster = warm(slots=2)
+    for _ in range(2):
+        cluster.state.apply(FirstToken(0.0, cluster.arrive(), "a"))
+    assert cluster.state.known["a"].slots.count == 2
+
+
+def test_a_node_that_loads_is_looked_at_until_the_load_is_over_and_once_more():
+    cluster = Cluster()
+    cluster.add("a", a_survey(["m", "n"], ["n"]))
+    health = cluster.state.known["a"].health
+    assert not health.urgent
+    task = cluster.arrive()
+    assert health.urgent
+    cluster.state.apply(NodeSurveyed(2.0, "a", a_survey(["m", "n"])))
+    assert health.urgent
+    cluster.state.apply(FirstToken(7.0, task, "a"))
+    assert health.urgent
+    cluster.state.apply(NodeSurveyed(7.5, "a", a_survey(["m", "n"], ["m"])))
+    assert not health.urgent

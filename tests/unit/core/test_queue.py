@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tests.support.core_cluster import GB, Cluster, a_model, a_node, a_survey, a_task, counters
 
-from sollol.core.events import AttemptEnded, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
+from sollol.core.events import AttemptEnded, FirstToken, NodeChanged, NodeRemoved, NodeSurveyed, ProbeFailed
 from sollol.core.scheduler import Limits
 from sollol.core.types import Mode, Model, NodeKind
 from sollol.errors import BadRequest, DeadlineExceeded, NoNodeForModel, NoNodes, Unsupported
@@ -444,3 +444,24 @@ def test_strangers_models_do_not_fill_memory():
         task = cluster.arrive(f"stranger-{number}")
         cluster.queue.leave(task, 0.0)
     assert len(cluster.queue._groups) <= 256
+
+
+# --- nodes that load
+
+
+def test_a_loading_node_of_unknown_slots_takes_one_request_until_it_is_loaded():
+    cluster = Cluster()
+    cluster.add("a", a_survey())
+    first, second, third = (cluster.arrive() for _ in range(3))
+    assert [cluster.where(task) for task in (first, second, third)] == ["a", None, None]
+    cluster.state.apply(FirstToken(6.5, first, "a"))
+    cluster.now = 6.5
+    cluster.pump()
+    assert [cluster.where(task) for task in (second, third)] == ["a", "a"]
+
+
+def test_a_loading_node_whose_slots_are_known_takes_as_many():
+    cluster = Cluster()
+    cluster.add("a", a_survey(), slots=2)
+    tasks = [cluster.arrive() for _ in range(3)]
+    assert [cluster.where(task) for task in tasks] == ["a", "a", None]
