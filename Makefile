@@ -44,7 +44,7 @@ docs: $(VENV)/.developing ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
 
 clean: ## remove everything that was made here, .venv too
-	rm -rf $(VENV) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) build dist site .cache .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is as new as the last installation: a second `make` looks at a few dates and installs nothing.

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Install the front doors that `make bench` compares with, each in an environment of its own under .cache/peers/.
+# Install the front doors that `make bench` compares with, each in an environment of its own under .tools/peers/.
 # Usage: benchmarks/setup_peers.sh [vllm-router] [litellm]      (no argument: both)
 # nginx comes from the system: `apt-get install nginx-light`.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-root=${SOLLOL_BENCH_PEERS:-.cache/peers}
+root=${SOLLOL_BENCH_PEERS:-.tools/peers}
 
 install() { # name, requirements...
     name=$1

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Sees to what tests need besides Python packages: iproute2 (network namespaces) and a real llama.cpp server (into .cache/).
+# Sees to what tests need besides Python packages: iproute2 (network namespaces) and a real llama.cpp server (into .tools/).
 # As root, or in CI, what is missing is installed; otherwise one line is printed that would do it, and those tests skip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 [ -n "$(command -v ip || true)" ] || [ -x /usr/sbin/ip ] || missing+=(iproute2)
-server=${LLAMA_SERVER_PATH:-$(command -v llama-server || echo .cache/llama.cpp/bin/llama-server)}
+server=${LLAMA_SERVER_PATH:-$(command -v llama-server || echo .tools/llama.cpp/bin/llama-server)}
 [ ${#missing[@]} -gt 0 ] || [ ! -x "$server" ] || exit 0
 
 how=""
 [ ${#missing[@]} -eq 0 ] || how="sudo apt-get install -y ${missing[*]}"
-[ -x "$server" ] || how="${how:+$how && }scripts/install_llama_cpp.sh .cache/llama.cpp"
+[ -x "$server" ] || how="${how:+$how && }scripts/install_llama_cpp.sh .tools/llama.cpp"
 
 if [ "$(id -u)" -ne 0 ] && [ -z "${CI:-}" ]; then
     echo "Some tests need more than there is here and will skip. This installs it:  $how"
@@ -30,6 +30,6 @@ if [ ${#missing[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null
 fi
 if [ ! -x "$server" ]; then
-    echo "installing a llama.cpp server into .cache/llama.cpp"
-    scripts/install_llama_cpp.sh .cache/llama.cpp
+    echo "installing a llama.cpp server into .tools/llama.cpp"
+    scripts/install_llama_cpp.sh .tools/llama.cpp
 fi

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from harness.native import BODY, MODEL, ROOT, Node, pinned
 
-PEERS = Path(os.environ.get("SOLLOL_BENCH_PEERS", ROOT / ".cache" / "peers"))
+PEERS = Path(os.environ.get("SOLLOL_BENCH_PEERS", ROOT / ".tools" / "peers"))
 
 
 class Unavailable(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent
-CACHE = ROOT / ".cache" / "bench"
+CACHE = ROOT / ".tools" / "bench"
 MODEL = "bench:latest"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Count from zero."}], "stream": False}
 

@@ -1,7 +1,7 @@
 """A real llama.cpp server with a tiny model, for tests. Use the fixture `llama_server`.
 
 The program is LLAMA_SERVER_PATH, else `llama-server` on PATH, else the one that `scripts/install_test_packages.sh` put into
-`.cache/llama.cpp`.
+`.tools/llama.cpp`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.support.make_model import SMALL, Shape, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
-HOW = "a llama.cpp server: run `scripts/install_llama_cpp.sh .cache/llama.cpp`, or set LLAMA_SERVER_PATH"
+HOW = "a llama.cpp server: run `scripts/install_llama_cpp.sh .tools/llama.cpp`, or set LLAMA_SERVER_PATH"
 SLOW = Shape(layers=24, width=128, inner=256)  # some hundred tokens a second: time to do something in the middle of an answer
 _LISTENING = re.compile(r"listening on (http://[0-9.]+:\d+)")
 
@@ -26,7 +26,7 @@ _LISTENING = re.compile(r"listening on (http://[0-9.]+:\d+)")
 def find_llama_server() -> Path | None:
     """The program, or None where there is none."""
     named = os.environ.get("LLAMA_SERVER_PATH") or shutil.which("llama-server")
-    program = Path(named) if named else ROOT / ".cache" / "llama.cpp" / "bin" / "llama-server"
+    program = Path(named) if named else ROOT / ".tools" / "llama.cpp" / "bin" / "llama-server"
     return program if program.is_file() else None
 
 
