@@ -72,6 +72,7 @@ async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGa
     _count(gateway, request_log)
     app = GatewayApp(gateway, Inference(gateway, house.pipeline), guard)
     limits = config.limits
+    doors: list[Serving] = []
     try:
         door = await serve(
             app,
@@ -85,11 +86,13 @@ async def open_gateway(config: Config, lines: TextIO | None = None) -> RunningGa
                 connections=limits.connections,
             ),
         )
-        doors = [door]
+        doors.append(door)
         gateway.address = _address(config.gateway.host, door)
         if config.gateway.metrics_port:
             doors.append(await serve(MetricsApp(gateway), config.gateway.host, config.gateway.metrics_port))
     except BaseException:
+        for opened in doors:
+            await opened.close(0.0)
         await house.close()
         raise
     request_log.start()
