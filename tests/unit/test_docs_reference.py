@@ -16,6 +16,7 @@ from tests.support.need import require
 from sollol.drivers.metrics import Metrics
 from sollol.errors import CannotServe, NodeError, RequestError, SollolError
 from sollol.gateway.openapi import OPERATIONS
+from sollol.wire import to_openai  # has an error class of its own
 from sollol.wire.fates import TABLES, Fate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,7 @@ def test_every_status_of_an_error_is_on_its_page():
     kinds = [*RequestError.__subclasses__(), *CannotServe.__subclasses__(), *NodeError.__subclasses__()]
     kinds = [kind for kind in kinds if kind.__module__.startswith("sollol.")]  # other tests make some of their own
     assert all(issubclass(kind, SollolError) for kind in kinds)
+    assert any(kind.__module__ == to_openai.__name__ for kind in kinds)
     for kind in kinds:
         assert f"| {kind.status} |" in text, kind
 
