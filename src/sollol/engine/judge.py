@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from sollol.errors import BrokeMidStream, CannotCarry, LoadFailed, ModelGone, NodeBusy, NodeError, NodeFailed, NodeLoading
+from sollol.errors import (
+    BrokeMidStream,
+    CannotCarry,
+    LoadFailed,
+    LoopDetected,
+    ModelGone,
+    NodeBusy,
+    NodeError,
+    NodeFailed,
+    NodeLoading,
+)
 from sollol.wire import errors as wire_errors
 
 
@@ -13,6 +23,8 @@ def judge(node: str, status: int, body: bytes) -> NodeError | None:
     text = wire_errors.message(body) or f"status {status}"
     if status == 503:
         return NodeLoading(node, text) if wire_errors.loading(status, body) else NodeBusy(node, text)
+    if status == 508:  # a gateway as a node: the request has been there, and that is nobody's failure
+        return CannotCarry(node, LoopDetected(text))
     if status == 429:
         return NodeBusy(node, text)
     if wire_errors.model_gone(status, body):
