@@ -129,5 +129,5 @@ def describe(cores: Cores) -> dict[str, object]:
         "compiler": _first_line("cc", "--version"),
         "pinning": cores.note,
         "load_average_before": round(os.getloadavg()[0], 2),
-        "packages": {name: _version(name) for name in ("sollol", "uvloop", "httptools", "msgspec", "starlette")},
+        "packages": {name: _version(name) for name in ("sollol", "uvloop", "httptools", "msgspec")},
     }
