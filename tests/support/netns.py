@@ -57,7 +57,7 @@ class Lan:
     def run(self, *arguments: str, seconds: float = 30.0) -> Any:
         """Run `tests.support.inside` with these arguments on the searching machine; its JSON output."""
         command = _command(self.here, arguments)
-        done = subprocess.run(command, check=False, cwd=ROOT, env=_environment(), capture_output=True, timeout=seconds)
+        done = subprocess.run(command, check=False, cwd=ROOT, env=environment(), capture_output=True, timeout=seconds)
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
 
@@ -65,7 +65,7 @@ class Lan:
     def serving(self, namespace: str, *arguments: str) -> Iterator[None]:
         """Run `tests.support.inside` in the background from when it says "ready" to the end of the block."""
         command = _command(namespace, arguments)
-        with subprocess.Popen(command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        with subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
             assert server.stdout is not None
             assert server.stdin is not None
             try:
@@ -80,7 +80,7 @@ def _command(namespace: str, arguments: Sequence[str]) -> list[str]:
     return ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.support.inside", *arguments]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Searching is not restricted there: the namespace is the restriction."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("SOLLOL_", "OLLAMA_"))}
 
