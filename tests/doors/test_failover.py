@@ -11,12 +11,19 @@ from tests.support.front import Front, front
 from tests.support.wait import until
 
 from sollol.core.types import Health, NodeKind
+from sollol.emulator import specs
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, embedder, same
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
 
 QUICK = NodeSpec(prefill=100_000, decode=5_000, slots=4, load_gbps=1e6, models=(LLAMA_8B, LLAMA_1B, embedder()))
 MODEL = "llama3.1:8b"
+
+
+@pytest.fixture(autouse=True)
+def loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about the second that a load takes at least."""
+    monkeypatch.setattr(specs, "LOAD_BASE_SECONDS", 0.01)
 
 
 def nodes(count: int, kind: NodeKind = NodeKind.OLLAMA) -> list[NodeSpec]:

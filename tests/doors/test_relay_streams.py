@@ -11,6 +11,7 @@ from tests.support.front import Front, front
 from tests.support.scripted import Seen, scripted
 from tests.support.wait import stalled, until
 
+from sollol.emulator import specs
 from sollol.emulator.presets import LLAMA_8B, same
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
@@ -20,6 +21,12 @@ LINE = b'{"model":"m","message":{"role":"assistant","content":"w\\u00f6rd %d"},"
 LAST = b'{"model":"m","message":{"role":"assistant","content":""},"done_reason":"stop","done":true}\n'
 EVENT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"w%d"},"finish_reason":null}]}\n\n'
 DONE = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.fixture(autouse=True)
+def loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about the second that a load takes at least."""
+    monkeypatch.setattr(specs, "LOAD_BASE_SECONDS", 0.01)
 
 
 def chat(**fields: object) -> dict[str, object]:

@@ -323,7 +323,11 @@ def test_what_is_given_by_variable_or_file_is_the_same(port: int, limit: int):
 
 
 @given(
-    st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), st.lists))
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), st.lists, max_leaves=4),
+        max_size=4,
+    )
 )
 def test_any_arguments_give_a_config_or_a_config_error(values):
     try:
