@@ -214,3 +214,37 @@ async def test_a_look_that_is_no_utf_8_is_a_failed_look() -> None:
         del node.answers["GET", "/api/tags"]
         gate.context.monitor.look(node.id)
         await until(lambda: state.state == "up")
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_a_deadline_in_mid_answer_ends_it_in_the_words_of_the_dialect(path: str) -> None:
+    whole = LINE % 1 if path == "/api/chat" else EVENT % 1
+
+    async def answer(seen: Seen) -> None:
+        seen.begin()
+        seen.transport.write(chunk(whole) + chunk(whole[:9]))
+        await seen.gone.wait()
+
+    async with scripted(MODEL) as node, front(node.url) as gate:
+        node.answers["POST", path] = answer
+        reply = await gate.ask("POST", path, chat(stream=True), {"X-SOLLOL-Timeout": "0.3"})
+        assert reply.status == 200
+        assert reply.body.startswith(whole + whole[:9] + b"\n")
+        last = reply.body.strip().split(b"\n")[-1].removeprefix(b"data: ")
+        assert "0.3 s" in str(json.loads(last)["error"])
+        await until(node.asked("POST", path)[0].gone.is_set)
+
+
+async def test_a_deadline_in_a_long_document_breaks_the_connection() -> None:
+    async def answer(seen: Seen) -> None:
+        seen.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + bytes(6_000_000))
+        await seen.gone.wait()
+
+    async with scripted(MODEL) as node, front(node.url) as gate:
+        node.answers["POST", "/api/chat"] = answer
+        request = await gate.open("POST", "/api/chat", chat(stream=False), {"X-SOLLOL-Timeout": "0.5"})
+        await request.head()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ValueError)):
+            while await request.chunk():
+                pass
+        request.leave()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.support.gateway import gateway, get_json
+from tests.support.gateway import gateway, get_json, post
 from tests.support.llama_cpp import SLOW
 from tests.support.make_model import SMALL
 
@@ -98,6 +98,9 @@ def test_every_package_is_answered_before_and_after_one_server_dies(llama_server
         first.kill()
         for package in PACKAGES:
             assert package(url) == [truth, truth]
+        # All of these may have gone to the living one, which is as good: only who asks the dead one finds it out.
+        pinned = {"X-SOLLOL-Node": first.url.removeprefix("http://"), "X-SOLLOL-Timeout": "0.5"}
+        assert post(f"{url}/api/chat", {"model": "tiny", "messages": HELLO}, pinned)[0] == 504
         assert sorted(states(url)) == ["down", "up"]
         third = llama_server(port=first.port)
         assert third.url == first.url

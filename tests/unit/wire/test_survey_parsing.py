@@ -305,10 +305,10 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["models", "data", "name", "size", "details", "expires_at", "meta", "id"]), inner, max_size=4
+            st.sampled_from(["models", "data", "name", "size", "details", "expires_at", "meta", "id"]), inner, max_size=3
         )
     ),
-    max_leaves=10,
+    max_leaves=5,
 )
 
 
