@@ -15,7 +15,7 @@ from benchmarks.simulate.measure import play
 from benchmarks.simulate.scenarios import all_scenarios
 
 RESULTS = Path(__file__).parents[1] / "results"
-SHORT_SCALE, SHORT_SEEDS, SEEDS = 0.3, 3, 5
+SHORT_SCALE, SHORT_SEEDS, SEEDS = 0.3, 5, 7
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

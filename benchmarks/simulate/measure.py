@@ -78,12 +78,12 @@ class Outcome:
     runs: dict[str, list[Figures]]
 
     def median(self, policy: str, figure: str) -> float:
-        return statistics.median(getattr(figures, figure) for figures in self.runs[policy])
+        return statistics.median(float(getattr(figures, figure)) for figures in self.runs[policy])
 
     def ratio(self, figure: str, versus: str, policy: str = OURS) -> float:
         """The median over seeds of ``policy`` ÷ ``versus`` on the very same requests."""
         pairs = zip(self.runs[policy], self.runs[versus], strict=True)
-        return statistics.median(getattr(one, figure) / max(getattr(other, figure), 1e-9) for one, other in pairs)
+        return statistics.median(float(getattr(one, figure)) / max(float(getattr(other, figure)), 1e-9) for one, other in pairs)
 
     def broken(self) -> list[str]:
         """Promises that did not hold, in words."""
@@ -101,4 +101,5 @@ class Outcome:
 
 def play(scenario: Scenario, seeds: Sequence[int], scale: float = 1.0) -> Outcome:
     """The scenario under each of its policies, once for each seed."""
+    scale = max(scale, scenario.shortest)
     return Outcome(scenario, {policy: [run(scenario, policy, seed, scale) for seed in seeds] for policy in scenario.policies})

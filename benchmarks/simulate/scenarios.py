@@ -29,7 +29,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``play(world, seed, scale)`` says who comes when; ``scale`` under 1 asks for a shorter run of the same kind."""
+    """``play(world, seed, scale)`` says who comes when; ``scale`` under 1 asks for a shorter run of the same kind.
+
+    ``shortest`` is the least scale at which the promises mean anything: learning has its price once, not in each request.
+    """
 
     name: str
     title: str
@@ -37,6 +40,7 @@ class Scenario:
     play: Play
     bars: tuple[Bar, ...]
     policies: tuple[str, ...] = (OURS, IDEAL, *SIMPLE)
+    shortest: float = 0.3
 
     @property
     def promises(self) -> tuple[Bar, ...]:
@@ -92,16 +96,17 @@ def many_models() -> Scenario:
     population = people([(model.name, weight) for model, weight in zip(clusters.FIVE, (8, 4, 3, 2, 1), strict=True)])
     nodes = clusters.shelf()
     bars = (Bar("mean", IDEAL, 1.10), Bar("loads", IDEAL, 2.5), Bar("loads", LEAST, 0.25))
-    return Scenario("many-models", "five models that do not fit", nodes, steady(nodes, population, 0.4, 2_000), bars)
+    play = steady(nodes, population, 0.4, 2_000)
+    return Scenario("many-models", "five models that do not fit together", nodes, play, bars, shortest=1.0)
 
 
 def unknown_slots(slots: int) -> Scenario:
-    """Nodes of ``slots`` slots, which nobody says."""
+    """About an hour of nodes of ``slots`` slots, which nobody says."""
     nodes = clusters.alike(6 if slots == 1 else 3, slots)
     title = "slots unknown: " + ("one each" if slots == 1 else f"{slots} each")
     bars = (Bar("mean", KNOWN, 1.02),)
     policies = (OURS, KNOWN, IDEAL, *SIMPLE)
-    return Scenario(f"slots-{slots}", title, nodes, steady(nodes, ONE_MODEL, 0.7, 2_000), bars, policies)
+    return Scenario(f"slots-{slots}", title, nodes, steady(nodes, ONE_MODEL, 0.7, 4_000), bars, policies, shortest=1.0)
 
 
 def all_scenarios() -> dict[str, Scenario]:

@@ -37,6 +37,7 @@ from sollol.core.types import (
 from sollol.emulator.specs import NodeSpec
 
 TICK_SECONDS = 1.0
+RECKON_SECONDS = 5.0
 
 
 class LiveProgress:
@@ -82,14 +83,10 @@ def survey(node: SimNode, now: float) -> Survey:
 
 
 class Shipped:
-    """Drives the shipped code. ``slots_known`` configures each node's number of slots, as a careful person would.
+    """Drives the shipped code. ``slots_known`` configures each node's number of slots, as a careful person would."""
 
-    Nodes are looked at as often as the code itself asks for, or every ``look_seconds``.
-    """
-
-    def __init__(self, *, slots_known: bool = False, look_seconds: float | None = None) -> None:
+    def __init__(self, *, slots_known: bool = False) -> None:
         self._slots_known = slots_known
-        self._look_seconds = look_seconds
         self._tasks: dict[int, Task] = {}
         self._progress: dict[int, LiveProgress] = {}
         self._ticking = False
@@ -103,11 +100,7 @@ class Shipped:
         self.scheduler = Scheduler(self.state)
         for number, (name, node) in enumerate(world.nodes.items()):
             self.state.apply(NodeAdded(0.0, self.configured(name, number, node.spec)))
-            self.look(name)
-        if self._look_seconds is None:
-            world.every(TICK_SECONDS, self._look_where_due)
-        else:
-            world.every(self._look_seconds, lambda: [self.look(name) for name in world.nodes])
+            self._watch(name)
 
     def make_state(self) -> ClusterState:
         return ClusterState()
@@ -172,9 +165,14 @@ class Shipped:
         now = self._world.now
         self._tell(NodeSurveyed(now, name, survey(self._world.nodes[name], now)))
 
-    def _look_where_due(self) -> None:
-        for name in self.state.probes_due(self._world.now):
+    def _watch(self, name: str) -> None:
+        """Look when the code says that a look is due; it is asked again every few seconds, as the engine's monitor does."""
+        now, node = self._world.now, self.state.known[name]
+        left = node.health.probe_at(now, node.overdue(now)) - now
+        if left <= 0.0:
             self.look(name)
+            left = node.health.probe_at(now, node.overdue(now)) - now
+        self._world.at(now + min(left, RECKON_SECONDS), lambda: self._watch(name))
 
     def _tell(self, event: Event) -> None:
         self.state.apply(event)

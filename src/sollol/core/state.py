@@ -97,14 +97,14 @@ class ClusterState:
         return prompt.chars / stats.chars_per_token + prompt.images * stats.image_tokens
 
     def answer_tokens(self, task: Task) -> float:
-        """Tokens planned for the answer: 1.5 × the mean of this client's (else everybody's) answers, at most its limit."""
+        """Tokens planned for the answer: the mean of this client's (else everybody's) answers, at most its limit."""
         if task.load_only or task.kind is Kind.EMBED or task.kind is Kind.OTHER:
             return 0.0
         mean = self.answers.get((task.client, task.app, task.model))
         if mean is None:
             stats = self.models.get(task.model)
             mean = stats.answer if stats is not None else None
-        tokens = 1.5 * mean.value if mean is not None and mean.count else ANSWER_TOKENS
+        tokens = mean.value if mean is not None and mean.count else ANSWER_TOKENS
         limit = task.max_tokens
         return float(limit) if limit is not None and 0 < limit < tokens else tokens
 

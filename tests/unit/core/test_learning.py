@@ -139,10 +139,10 @@ def test_native_counters_teach_rates_and_lengths():
     assert rates.prefill.value == pytest.approx(800.0)
     assert rates.decode.value == pytest.approx(90 / 2.6)
     state = cluster.state
-    assert state.answer_tokens(a_task(9, client="c", app="x")) == pytest.approx(135.0)
+    assert state.answer_tokens(a_task(9, client="c", app="x")) == pytest.approx(90.0)
     assert state.answer_tokens(a_task(9, client="c", app="x", max_tokens=50)) == 50.0
-    assert state.answer_tokens(a_task(9, client="c", app="x", max_tokens=-1)) == pytest.approx(135.0)
-    assert state.answer_tokens(a_task(9, client="else")) == pytest.approx(135.0)
+    assert state.answer_tokens(a_task(9, client="c", app="x", max_tokens=-1)) == pytest.approx(90.0)
+    assert state.answer_tokens(a_task(9, client="else")) == pytest.approx(90.0)
     assert state.answer_tokens(a_task(9, "new")) == 200.0
     assert state.answer_tokens(a_task(9, load_only=True)) == 0.0
     assert state.answer_tokens(a_task(9, kind=Kind.EMBED)) == 0.0
