@@ -1,6 +1,7 @@
 """Run inside a network namespace: a gateway, a node here, and a machine elsewhere that vanishes without a word.
 
-The argument is the address of that machine. What was measured comes as lines of JSON; a line on standard input says that it is gone.
+The argument is the address of that machine. What was measured comes as lines of JSON; a line on standard
+input says that it is gone.
 """
 
 from __future__ import annotations
