@@ -47,3 +47,28 @@ def test_c11_every_machine_once_with_host_and_port(monkeypatch, everything):
     assert isinstance(node["port"], int)
     assert node["port"] == server.port
     assert node["host"] in {"localhost", "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "machines"),
+    [
+        ([], 0),
+        ([{"host": "localhost", "port": 11434}, {"host": "127.0.0.1", "port": 11435}], 1),
+        ([{"host": "127.0.0.1", "port": 11434}, {"host": "172.17.0.5", "port": 11434}], 1),
+        (["192.0.2.10:11434", "http://192.0.2.10:11435", "192.0.2.11"], 2),
+    ],
+)
+def test_c12_c26_machines_are_counted_not_addresses(nodes, machines):
+    from sollol.discovery import count_unique_physical_hosts
+
+    assert count_unique_physical_hosts(nodes) == machines
+
+
+def test_c26_what_was_found_can_be_counted(monkeypatch):
+    from sollol.discovery import count_unique_physical_hosts, discover_ollama_nodes
+
+    with canned_in_thread(OLLAMA) as first, canned_in_thread(OLLAMA) as second:
+        monkeypatch.setenv("SOLLOL_DISCOVERY_PORTS", f"{first.port},{second.port}")
+        nodes = discover_ollama_nodes(discover_all_nodes=True)
+        assert {node["port"] for node in nodes} == {first.port, second.port}
+        assert count_unique_physical_hosts(nodes) == 1
