@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="fewer requests and seeds, for tests; writes no file by itself")
     parser.add_argument("--scenario", action="append", choices=list(scenarios), help="only this one (may be given again)")
     parser.add_argument("--seed", type=int, default=1, help="the first of the seeds (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: benchmarks/results/)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default for the whole run: benchmarks/results/)")
     parser.add_argument("--details", action="store_true", help="every figure of every policy")
     options = parser.parse_args(arguments)
     count, scale = (SHORT_SEEDS, SHORT_SCALE) if options.short else (SEEDS, 1.0)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.process_time() - begun
     print(report.summary(outcomes))
     document = report.document(outcomes, seeds, scale, seconds)
-    whole = not options.short and not options.scenario
+    whole = not options.short and not options.scenario and options.seed == 1
     path = options.json or (RESULTS / f"simulation-{datetime.now(UTC):%Y-%m-%d}.json" if whole else None)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
