@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="fewer requests and seeds, for tests; writes no file by itself")
     parser.add_argument("--scenario", action="append", choices=list(scenarios), help="only this one (may be given again)")
     parser.add_argument("--seed", type=int, default=1, help="the first of the seeds (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default for the whole run: benchmarks/results/)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (a whole run: benchmarks/results/)")
     parser.add_argument("--details", action="store_true", help="every figure of every policy")
     options = parser.parse_args(arguments)
     count, scale = (SHORT_SEEDS, SHORT_SCALE) if options.short else (SEEDS, 1.0)
