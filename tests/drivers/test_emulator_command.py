@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 from tests.support.emulated import Got, ask
 
-from sollol.cli.emulate import chosen, emulate
+from sollol.cli.emulate import chosen
+from sollol.cli.main import cli
 from sollol.core.types import NodeKind
 from sollol.emulator.node import EmulatedNode
 
@@ -49,7 +50,7 @@ def test_which_nodes_the_options_mean():
 
 @pytest.mark.parametrize("arguments", [["--nodes", "0"], ["--kind", "sollol"], ["--speed", "0"], ["--port", "99999"]])
 def test_wrong_options_are_said(arguments):
-    result = CliRunner().invoke(emulate, arguments)
+    result = CliRunner().invoke(cli, ["emulate", *arguments])
     assert result.exit_code == 2
     assert arguments[0] in result.output
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.bench_stub import Seen, bench_stub
 
-from sollol.cli.bench import bench, quantile, render, summarise
+from sollol.cli.bench import quantile, render, summarise
 from sollol.cli.bench_client import Ask, Load, Outcome, Record
+from sollol.cli.main import cli
 from sollol.wire.address import parse_endpoint
 
 DONE = {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "eval_count": 7}
@@ -42,7 +43,7 @@ async def good(seen: Seen) -> None:
 
 
 async def invoke(*arguments: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, bench, list(arguments))
+    return await asyncio.to_thread(CliRunner().invoke, cli, ["bench", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ async def test_says_plainly_that_nothing_answers(unused_tcp_port: int) -> None:
 
 
 def test_a_bad_address_is_a_usage_error() -> None:
-    result = CliRunner().invoke(bench, ["ftp://x", "--model", "m"])
+    result = CliRunner().invoke(cli, ["bench", "ftp://x", "--model", "m"])
     assert result.exit_code == 2
     assert "reached by http or https" in result.output
 
