@@ -127,7 +127,7 @@ def words(value: Raw) -> str:
     return bytes(value).decode("utf-8", "replace") if inner.message is _NOTHING else words(inner.message)
 
 
-# Ollama answers 500 to these, though the request is at fault (recorded). The last three are llama.cpp's, from its source.
+# Ollama answers 500 to these, though the request is at fault (recorded). The last three are llama.cpp's, not yet recorded.
 _FAULTS: Final = (
     re.compile(r'^option "[^"]*" must be of type '),
     re.compile(r"^invalid format: "),
@@ -136,7 +136,7 @@ _FAULTS: Final = (
     re.compile(r"image input is not supported"),
     re.compile(r"(?i)failed to parse grammar"),
 )
-# A model that cannot be loaded: the first three were recorded; the others are messages in the sources of Ollama and llama.cpp.
+# A model that cannot be loaded: the first three were recorded; the others are known words of Ollama and llama.cpp, not yet recorded.
 _LOADS: Final = (
     "process has terminated",
     "invalid file magic",
