@@ -136,7 +136,7 @@ _FAULTS: Final = (
     re.compile(r"image input is not supported"),
     re.compile(r"(?i)failed to parse grammar"),
 )
-# A model that cannot be loaded: the first three were recorded; the others are known words of Ollama and llama.cpp, not yet recorded.
+# A model that cannot be loaded: the first three were recorded, the others (known words of Ollama and llama.cpp) not yet.
 _LOADS: Final = (
     "process has terminated",
     "invalid file magic",
