@@ -25,7 +25,7 @@ class StandIns:
     async def start_if_empty(self) -> bool:
         """Wait for the end of the first search; True when nothing was found and the emulated nodes were started."""
         from sollol.emulator import presets  # noqa: PLC0415 - a gateway that has nodes does without the emulator
-        from sollol.emulator.server import EmulatedCluster  # noqa: PLC0415
+        from sollol.emulator.server import EmulatedCluster  # noqa: PLC0415 - only for an empty cluster
 
         house = self._house
         await house.finder.searched()

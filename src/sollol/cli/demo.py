@@ -39,7 +39,7 @@ def demo(failover: bool, once: bool, port: int | None, speed: float, as_json: bo
     if as_json and not failover:
         raise click.UsageError("--json goes with --failover.")
     from sollol.cli.stage import Stage  # noqa: PLC0415 - `sollol demo --help` does without gateway and emulator
-    from sollol.emulator.presets import demo as presets  # noqa: PLC0415
+    from sollol.emulator.presets import demo as presets  # noqa: PLC0415 - loaded only when a demo runs
 
     machines = [machine.faster(speed) for machine in presets()]
     if failover:
