@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import ssl
+from functools import cached_property
 
 from sollol.core.ports import Outgoing, Receiver
 from sollol.core.types import Endpoint, Node
@@ -45,6 +46,11 @@ class HttpTransport:
         self._closed = False
         self._nothing_open = asyncio.Event()
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Asked for once: asyncio makes a system call to find it."""
+        return asyncio.get_running_loop()
+
     def send(self, node: Node, request: Outgoing, receiver: Receiver) -> Call:
         """Start an exchange. Raises ValueError for a target or header that would break the framing, nothing else."""
         call = Call(self, node, request, receiver)
@@ -59,7 +65,7 @@ class HttpTransport:
 
     def connect(self, call: Call) -> None:
         """Open a fresh connection for `call`, in the background."""
-        call.opening = task = asyncio.get_running_loop().create_task(self._connect(call))
+        call.opening = task = self._loop.create_task(self._connect(call))
         self._opening[task] = call
         task.add_done_callback(self._opening.pop)
 
@@ -131,22 +137,20 @@ class HttpTransport:
         if self._closed or len(idle) >= self._max_idle:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.kept_at = loop.time()
+        connection.kept_at = self._loop.time()
         idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(self._idle_seconds, self._close_old)
+            self._sweep = self._loop.call_later(self._idle_seconds, self._close_old)
 
     def _close_old(self) -> None:
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._idle_seconds
+        oldest = self._loop.time() - self._idle_seconds
         for endpoint, idle in list(self._idle.items()):
             for connection in idle:
                 if connection.kept_at <= oldest:
                     connection.abort()  # `lost` takes it out of the pool; until then it is not usable
             if not idle:
                 del self._idle[endpoint]
-        self._sweep = loop.call_later(max(self._idle_seconds / 2, 0.01), self._close_old) if self._idle else None
+        self._sweep = self._loop.call_later(max(self._idle_seconds / 2, 0.01), self._close_old) if self._idle else None
 
 
 def _words(error: OSError | UnicodeError) -> str:

@@ -88,7 +88,7 @@ class Attempt:
         sink: Sink,
         shown: Callable[[], Headers],
     ) -> None:
-        self.finished: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.finished: asyncio.Future[Result] = engine.loop.create_future()
         self.plan = plan
         self._clock, self._publish = engine.clock, engine.publish
         self._task, self._node, self._progress = placement.decision.task, placement.decision.node, placement.progress

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 
 from sollol.core.events import Event
 from sollol.core.ports import Clock, Transport
@@ -46,6 +48,11 @@ class Engine:
         self._listeners: list[tuple[Listener, frozenset[type[Event]]]] = []
         self._by_type: dict[type[Event], tuple[Listener, ...]] = {}
         self._subscriptions: list[Subscription] = []
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the engine is used from. Asked for once: asyncio makes a system call to find it."""
+        return asyncio.get_running_loop()
 
     def listen(self, listener: Listener, *kinds: type[Event]) -> None:
         """Call `listener` with every event of these kinds (none given: of all) from now on, after the state has changed."""
