@@ -51,12 +51,11 @@ class Limits(Struct, frozen=True):
 
 
 class Scheduler:
-    """Requests that wait and the decisions about them."""
+    """Requests that wait and the decisions about them. ``limits`` may be replaced at any time."""
 
     def __init__(self, state: ClusterState, limits: Limits | None = None) -> None:
         self._state = state
-        self._limits = limits or Limits()
-        self._step = self._limits.priority_step_seconds
+        self.limits = limits or Limits()
         self._tags = Tags()
         self._groups: dict[object, Group] = {}
         self._active: dict[object, Group] = {}
@@ -91,19 +90,19 @@ class Scheduler:
     def arrive(self, task: Task, now: float) -> list[Task]:
         """Take a new request in. Returns who is refused for it: nobody, or the last in order when the queue is full."""
         self._queue_fresh()
+        limits = self.limits
         group = self._group(task)
         group.refresh(self._state, now)
         load = Load(task, self._state)
         work = group.work(load, now)
         tag = self._tags.start(task.client, task.priority, work)
         self._number += 1
-        entry = Waiting(task, group, Place(tag, tag - self._step * task.priority, self._number, work), now)
+        entry = Waiting(task, group, Place(tag, tag - limits.priority_step_seconds * task.priority, self._number, work), now)
         entry.load, entry.load_at = load, now
         self._entries[task.id] = entry
         self._fresh = entry
         self._bytes += len(task.body)
         refused: list[Task] = []
-        limits = self._limits
         while len(self._entries) - self._moved > limits.waiting or self._bytes > limits.body_bytes:
             refused.append(self._drop_last())
         return refused
@@ -115,7 +114,7 @@ class Scheduler:
         if place is None:
             self._number += 1
             tag = self._tags.start(task.client, task.priority, 0.0)
-            place = Place(tag, tag - self._step * task.priority, self._number, 0.0)
+            place = Place(tag, tag - self.limits.priority_step_seconds * task.priority, self._number, 0.0)
         place.attempt += 1
         entry = Waiting(task, self._group(task), place, now)
         entry.exclude = exclude
@@ -334,8 +333,8 @@ class Scheduler:
             entry.stuck_since = None
         elif entry.stuck_since is None:
             entry.stuck_since = now
-        elif now - entry.stuck_since >= self._limits.no_node_seconds:
-            return NoNodes(f"no node that has '{entry.task.model}' is reachable", retry_after=self._limits.no_node_seconds)
+        elif now - entry.stuck_since >= self.limits.no_node_seconds:
+            return NoNodes(f"no node that has '{entry.task.model}' is reachable", retry_after=self.limits.no_node_seconds)
         return None
 
     # --- inside
