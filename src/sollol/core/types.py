@@ -192,6 +192,9 @@ class Task(Struct, eq=False):
     ``model`` is the canonical name. ``max_tokens`` None: not limited. ``deadline`` is on the engine's clock. ``inputs`` is
     the number of texts to embed. ``client`` is the key of fairness (API key, else application, else address).
     ``plain`` is chat or generate without tools, schema, thinking or images: text that can be resumed or re-assembled.
+    ``key`` is the same for requests that may share one answer, and empty where answers are not shared (`core.caching`);
+    ``max_age`` is how many seconds old a kept answer may be. ``hedge`` is on how many nodes the request may run at once until
+    one of them answers; None: as configured.
     """
 
     id: int
@@ -219,6 +222,9 @@ class Task(Struct, eq=False):
     details: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
     hops: int = 0
+    key: bytes = b""
+    max_age: float = float("inf")
+    hedge: int | None = None
 
 
 class Cost(Struct, frozen=True):

@@ -13,6 +13,7 @@ from sollol.errors import BadRequest
 
 MAX_TIMEOUT: Final = 86_400.0
 MAX_TEXT: Final = 256
+MAX_HEDGE: Final = 4
 _PREFIX: Final = b"x-sollol-"
 
 
@@ -21,7 +22,8 @@ class Control(Struct, frozen=True):
 
     ``priority`` is 1–10, ``timeout`` seconds (over 0, at most a day), ``node`` the node that the client insists on,
     ``details`` true when ``X-SOLLOL-Details: body`` asks for `_sollol_routing` in the body, ``hops`` how many gateways the
-    request has passed already.
+    request has passed already. ``cache`` true asks that an answer may be kept and given again though it might have differed,
+    false that it may not. ``hedge`` is on how many nodes the request may run at once until one of them answers (1–4).
     """
 
     priority: int | None = None
@@ -31,6 +33,8 @@ class Control(Struct, frozen=True):
     node: str | None = None
     details: bool = False
     hops: int = 0
+    cache: bool | None = None
+    hedge: int | None = None
 
 
 _NOTHING: Final = Control()
@@ -55,7 +59,24 @@ def control(headers: Headers) -> Control:
         node=_text("Node", node) if node else None,
         details=_details(found.get(b"details", "")),
         hops=_hops(found.get(b"hops", "0")),
+        cache=_yes_or_no("Cache", found[b"cache"]) if b"cache" in found else None,
+        hedge=_hedge(found[b"hedge"]) if b"hedge" in found else None,
     )
+
+
+def oldest(value: bytes) -> float | None:
+    """How old an answer may be, in seconds, by a request's Cache-Control: inf where it says nothing of that, 0 for a fresh
+    one, None if the answer may not be kept at all."""
+    age = math.inf
+    for part in value.lower().split(b","):
+        name, _, given = part.strip().partition(b"=")
+        if name == b"no-store":
+            return None
+        if name == b"no-cache":
+            age = 0.0
+        elif name == b"max-age" and given.isdigit() and len(given) <= 12:
+            age = min(age, float(given))
+    return age
 
 
 def priority(value: object) -> int:
@@ -109,6 +130,22 @@ def _details(value: str) -> bool:
     if word in ("body", "1", "true", "yes"):
         return True
     raise BadRequest('X-SOLLOL-Details must be "body" or "header"')
+
+
+_WORDS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _yes_or_no(header: str, value: str) -> bool:
+    try:
+        return _WORDS[value.lower()]
+    except KeyError:
+        raise BadRequest(f'X-SOLLOL-{header} must be "yes" or "no"') from None
+
+
+def _hedge(value: str) -> int:
+    if len(value) == 1 and "1" <= value <= str(MAX_HEDGE):
+        return int(value)
+    raise BadRequest(f"X-SOLLOL-Hedge must be a number of nodes from 1 to {MAX_HEDGE}")
 
 
 def _hops(value: str) -> int:

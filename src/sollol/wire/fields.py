@@ -16,6 +16,7 @@ from .prompts import NOTHING, starts
 from .unreadable import UNREADABLE
 
 MAX_TOKENS: Final = 2**31 - 1
+RANDOM_SEED: Final = 2**32 - 1
 _ABSENT: Final = frozenset({b"", b"null", b"false", b'""', b"[]", b"{}", b"0"})
 _DIGITS: Final = frozenset(bytes((c,)) for c in b"-0123456789")
 T = TypeVar("T")
@@ -62,6 +63,20 @@ def option(raw: Raw) -> int | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MAX_TOKENS:
         return int(value)
     return None
+
+
+def settled(temperature: Raw, seed: Raw) -> bool:
+    """Whether the choice of words is fixed: temperature 0, or a seed. -1 and 2**32 - 1 ask engines for a random seed."""
+    if temperature is NOTHING and seed is NOTHING:
+        return False
+    if temperature is not NOTHING and len(temperature) <= 40:
+        value = any_value(temperature)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0:
+            return True
+    if seed is NOTHING or len(seed) > 20:
+        return False
+    value = any_value(seed)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0 and value != RANDOM_SEED
 
 
 def keep_alive(raw: Raw) -> float | None:

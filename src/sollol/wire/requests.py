@@ -27,6 +27,7 @@ from .fields import (
     must_be_text,
     none_present,
     option,
+    settled,
     present,
     single,
     type_of,
@@ -45,8 +46,9 @@ class Peek(Struct, frozen=True):
     inf for "for ever", None if absent. ``needs`` is of "tools", "vision", "thinking", "insert", "embedding". ``plain``: text
     without tools, schema, thinking, images or anything else that forbids resuming or re-assembling. ``load_only``: an empty
     prompt, which only loads; ``unload``: the same with keep_alive 0. ``inputs`` counts the texts to embed. ``usage`` is true if
-    an OpenAI stream should end with its usage. ``body`` is what to send on: the client's own bytes, except that escaped halves
-    of surrogate pairs are repaired.
+    an OpenAI stream should end with its usage. ``repeatable``: asked again the answer would be the same, because vectors are
+    wanted or the choice of words is fixed (temperature 0 or a seed), and the request has no other effect. ``body`` is what to
+    send on: the client's own bytes, except that escaped halves of surrogate pairs are repaired.
     """
 
     kind: Kind
@@ -67,11 +69,14 @@ class Peek(Struct, frozen=True):
     load_only: bool = False
     unload: bool = False
     usage: bool = False
+    repeatable: bool = False
 
 
 class _Options(Struct):
     num_ctx: Raw = NOTHING
     num_predict: Raw = NOTHING
+    temperature: Raw = NOTHING
+    seed: Raw = NOTHING
 
 
 _NO_OPTIONS: Final = _Options()
@@ -121,6 +126,8 @@ class _OpenAI(Struct):
     max_completion_tokens: Raw = NOTHING
     n: Raw = NOTHING
     logprobs: Raw = NOTHING
+    temperature: Raw = NOTHING
+    seed: Raw = NOTHING
 
 
 class _OpenAIChat(_OpenAI):
@@ -193,6 +200,7 @@ def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
         plain=not (needs or load_only) and none_present(seen.format, seen.logprobs, seen.debug, seen.context),
         load_only=load_only,
         unload=load_only and lasting == 0,
+        repeatable=not load_only and lasting != 0 and _settled(seen.options),
     )
 
 
@@ -220,6 +228,7 @@ def _read_chat(path: str, body: bytes, asked: Control) -> Peek:
         plain=not needs and bool(messages) and none_present(seen.format, seen.logprobs, seen.debug),
         load_only=not messages,
         unload=not messages and lasting == 0,
+        repeatable=bool(messages) and lasting != 0 and _settled(seen.options),
     )
 
 
@@ -229,6 +238,7 @@ def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
     model = _model(seen.model, known=NoNodeForModel)
     must_be_text(seen.prompt, "EmbeddingRequest.prompt")
     number, prompt = (1, of_texts((seen.prompt,))) if legacy else inputs(seen.input, tokens=False)
+    lasting = keep_alive(seen.keep_alive)
     return Peek(
         Kind.EMBED,
         Dialect.OLLAMA,
@@ -239,10 +249,11 @@ def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
         priority=_priority(asked, seen.priority),
         control=asked,
         num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
-        keep_alive=keep_alive(seen.keep_alive),
+        keep_alive=lasting,
         needs=_EMBEDDING,
         prompt=prompt,
         inputs=number,
+        repeatable=number > 0 and lasting != 0,
     )
 
 
@@ -297,6 +308,7 @@ def _openai_peek(
         prompt=prompt,
         plain=plain,
         usage=seen.stream_options is not None and seen.stream_options.include_usage is True,
+        repeatable=settled(seen.temperature, seen.seed),
     )
 
 
@@ -318,6 +330,7 @@ def _read_openai_embed(path: str, body: bytes, asked: Control) -> Peek:
         needs=_EMBEDDING,
         prompt=prompt,
         inputs=number,
+        repeatable=True,
     )
 
 
@@ -345,6 +358,10 @@ _READERS: Final[dict[str, Callable[[str, bytes, Control], Peek]]] = {
     "/v1/completions": _read_openai_text,
     "/v1/embeddings": _read_openai_embed,
 }
+
+
+def _settled(options: _Options | None) -> bool:
+    return options is not None and settled(options.temperature, options.seed)
 
 
 def _model(name: str | None, known: type[NoNodeForModel] | None = None) -> str:
