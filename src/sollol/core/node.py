@@ -304,7 +304,11 @@ class NodeState:
 
     def at_work(self) -> int:
         """Requests there whose model is not still loading."""
-        return len(self.running) - sum([runner.running for runner in self.runners.values() if runner.loading])
+        count = len(self.running)
+        for runner in self.runners.values():
+            if runner.loading:
+                count -= runner.running
+        return count
 
     def beside(self, run: Running) -> list[Running]:
         """What runs there in the same slots as ``run``, itself included."""

@@ -130,15 +130,15 @@ def _text_line(event: TaskEnded) -> str:
     """The line that `TextFormatter` makes of `fields_of`, written out: it is made once a request, and so takes a third."""
     task, counters = event.task, event.counters
     line = (
-        f"{_second(int(time.time()))} INFO request id={task.id} path={_plain(task.path)} model={_plain(task.model)}"
-        f" status={event.status} outcome={event.outcome} nodes={_plain(','.join(event.nodes))}"
-        f" seconds={round(event.seconds, 4)} queued_ms={round(event.queued * 1000, 1)}"
+        f"{_second(int(time.time()))} INFO request id={task.id} path={_word(task.path)} model={_word(task.model)}"
+        f" status={event.status} outcome={event.outcome} nodes={_word(','.join(event.nodes))}"
+        f" seconds={round(event.seconds, 4)} queued_ms={event.queued * 1000:.1f}"
         f" priority={task.priority} stream={task.stream}"
     )
     if task.app:
-        line += f" app={_plain(task.app)}"
+        line += f" app={_word(task.app)}"
     if event.first_byte is not None:
-        line += f" first_byte_ms={round(event.first_byte * 1000, 1)}"
+        line += f" first_byte_ms={event.first_byte * 1000:.1f}"
     if counters is not None:
         if counters.prompt_tokens is not None:
             line += f" prompt_tokens={counters.prompt_tokens}"
@@ -195,3 +195,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, str) and (_NEEDS_QUOTES(value) or not value or not value.isprintable()):
         return msgspec.json.encode(value).decode()
     return str(value)
+
+
+_known = lru_cache(maxsize=1024)(_plain)
+
+
+def _word(text: str) -> str:
+    """As `_plain`, for what comes again with the next request: paths and the names of models and nodes."""
+    return _known(text) if len(text) < _TEXT_LIMIT else _plain(text)

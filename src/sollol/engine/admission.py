@@ -22,9 +22,11 @@ from sollol.core.events import (
 )
 from sollol.core.types import Decision, Progress, Task
 from sollol.engine.engine import Engine
-from sollol.errors import QueueFull, SollolError
+from sollol.errors import QueueFull, ShuttingDown, SollolError
 
 TICK_SECONDS = 1.0
+RESTART_SECONDS = 2.0
+"""After which a client may try again when the gateway stops: a restarted one answers by then."""
 
 # What can free a slot, make a node usable or change a forecast. An attempt that starts only takes.
 _WORTH_A_LOOK: Final[frozenset[type[Event]]] = frozenset(
@@ -48,7 +50,8 @@ class Admission:
         self._clock = engine.clock
         self._waiting: dict[Task, asyncio.Future[Placement]] = {}
         self._ticking: asyncio.TimerHandle | None = None
-        self._pumping = self._asked = False
+        self._pumping = self._asked = self._stopping = False
+        self._moved: set[Task] = set()  # of those that wait: they were on a node already
         engine.listen(self._heard, *_WORTH_A_LOOK)
 
     @property
@@ -63,8 +66,12 @@ class Admission:
         the wait takes the request out of the queue.
         """
         now = self._clock.now()
+        if self._stopping and exclude is None:
+            raise _stopping()
         if exclude is None:
-            self._refuse_last(self._scheduler.arrive(task, now), newcomer=task)
+            refused = self._scheduler.arrive(task, now)
+            if refused:
+                self._refuse_last(refused, newcomer=task)
         else:
             self._scheduler.again(task, now, exclude)
         placed = self._pump(now, task)
@@ -76,7 +83,21 @@ class Admission:
             raise error
         if self._ticking is None:
             self._tick_later()
-        return await self._wait(task)
+        if exclude is None:
+            return await self._wait(task)
+        self._moved.add(task)
+        try:
+            return await self._wait(task)
+        finally:
+            self._moved.discard(task)
+
+    def stop(self) -> None:
+        """Take nothing new: who waits for a first node is refused, as is who comes. What was on a node may still move."""
+        self._stopping = True
+        now = self._clock.now()
+        for task in [task for task in self._waiting if task not in self._moved]:
+            self._scheduler.leave(task, now)
+            self._fail(task, _stopping())
 
     def close(self) -> None:
         """Stop the clock of the queue."""
@@ -172,3 +193,7 @@ class Admission:
         future = self._waiting.pop(task, None)
         if future is not None and not future.done():
             future.set_exception(error)
+
+
+def _stopping() -> ShuttingDown:
+    return ShuttingDown("the gateway is stopping; try again in a moment", retry_after=RESTART_SECONDS)
