@@ -27,8 +27,8 @@ from .fields import (
     must_be_text,
     none_present,
     option,
-    settled,
     present,
+    settled,
     single,
     type_of,
 )
