@@ -29,6 +29,7 @@ SECTIONS: Final = {
     "queue": "The line of requests that wait.",
     "health": "Looks at nodes.",
     "routing": "The decision.",
+    "cache": "Answers that are given again; see [answers from the cache](../howto/cache.md).",
     "auth": "Keys; see [keys and browsers](../howto/keys.md).",
     "limits": "What one client may do.",
     "log": "What is written to standard error.",
@@ -55,6 +56,7 @@ WORDS: Final = {
     "discovery.interval_seconds": "time between two searches; 5 s while no node is known",
     "discovery.this_machine": "look at this machine",
     "discovery.docker": "ask Docker for containers",
+    "discovery.docker_host": "where Docker's socket is (`unix:///run/docker.sock`), and nowhere else; empty: the usual places",
     "discovery.mdns": "listen for mDNS, where `sollol[mdns]` is installed",
     "discovery.demo_if_empty": "start emulated nodes when none is found",
     "queue.limit": "requests that may wait",
@@ -64,6 +66,12 @@ WORDS: Final = {
     "health.connect_seconds": "time for a connection to a node",
     "health.probe_seconds": "time for a whole look at a node",
     "routing.mode": "mode of requests that name none; see [how it decides](../how-it-decides.md#cost)",
+    "routing.hedging": "small requests may run on a second, idle node; the first answer wins",
+    "cache.enabled": "keep answers and give them again to identical requests",
+    "cache.coalesce": "let identical requests that are under way at the same time share one answer",
+    "cache.ttl_seconds": "how long an answer is kept",
+    "cache.entries": "answers that are kept",
+    "cache.size_bytes": "size of all answers that are kept",
     "auth.keys": "who has one of these may use the cluster",
     "auth.admin_keys": "who has one of these may change it too",
     "limits.json_body_bytes": "largest JSON body; blobs have no limit",
@@ -74,6 +82,7 @@ WORDS: Final = {
     "limits.idle_seconds": "how long an idle connection is kept",
     "log.level": "what is logged; requests at info",
     "log.format": "text, or one JSON object a line",
+    "log.requests": "a line for each request; auto: not on a terminal",
 }
 HEAD: Final = """# Configuration
 

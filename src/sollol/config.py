@@ -63,7 +63,8 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class Discovery(Struct, frozen=True, forbid_unknown_fields=True):
     """How nodes are looked for. ``networks`` empty: the subnets of this machine's interfaces; else only these (private) ones.
 
-    ``demo_if_empty`` starts emulated nodes when nothing is found.
+    ``docker_host`` is Docker's own DOCKER_HOST; empty: the usual sockets. ``demo_if_empty`` starts emulated nodes when nothing
+    is found.
     """
 
     enabled: bool = True
@@ -72,6 +73,7 @@ class Discovery(Struct, frozen=True, forbid_unknown_fields=True):
     interval_seconds: Seconds = 60.0
     this_machine: bool = True
     docker: bool = True
+    docker_host: str = ""
     mdns: bool = True
     demo_if_empty: bool = False
 
@@ -94,9 +96,24 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Routing(Struct, frozen=True, forbid_unknown_fields=True):
-    """``mode`` of requests that name none."""
+    """``mode`` of requests that name none. ``hedging``: small requests may run on a second, idle node; the first answer wins."""
 
     mode: Mode = Mode.BALANCED
+    hedging: bool = False
+
+
+class Cache(Struct, frozen=True, forbid_unknown_fields=True):
+    """Answers that are given again to identical requests: embeddings, and text at temperature 0 or with a seed.
+
+    ``entries`` and ``size_bytes`` bound what is kept, ``ttl_seconds`` for how long. ``coalesce``: identical requests that are
+    under way at the same time share one answer.
+    """
+
+    enabled: bool = True
+    coalesce: bool = True
+    ttl_seconds: Annotated[float, Meta(gt=0, le=31_536_000)] = 3_600.0
+    entries: Count = 1_000
+    size_bytes: Bytes = 64 << 20
 
 
 class Auth(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,10 +138,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the gateway writes to standard error."""
+    """What the gateway writes to standard error. ``requests``: a line for each; "auto" is yes, but not on a terminal."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    requests: bool | Literal["auto"] = "auto"
 
 
 def _data_dir() -> Path:
@@ -140,6 +158,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     queue: Queue = Queue()
     health: Health = Health()
     routing: Routing = Routing()
+    cache: Cache = Cache()
     auth: Auth = Auth()
     limits: Limits = Limits()
     log: Log = Log()
