@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sollol.config import Config, Discovery, NodeSettings
+from sollol.config import Config, NodeSettings
 from sollol.core.scheduler import Limits, Scheduler
 from sollol.core.state import ClusterState
 from sollol.core.types import Node, NodeKind, Origin
 from sollol.drivers.clock import SystemClock
 from sollol.drivers.http import HttpTransport
 from sollol.drivers.interfaces import own_addresses, resolve
-from sollol.drivers.searches import far_searches, near_searches
+from sollol.drivers.searches import searches
 from sollol.drivers.survey import HttpSurveyor
 from sollol.engine.admission import Admission
 from sollol.engine.dispatch import Dispatch
 from sollol.engine.engine import Engine
-from sollol.engine.finder import Finder, Search
+from sollol.engine.finder import Finder
 from sollol.engine.monitor import Monitor
 from sollol.engine.pipeline import Deadline, Handler, Observe, compose
 from sollol.wire.address import parse_endpoint
@@ -34,6 +35,8 @@ class House:
     monitor: Monitor
     finder: Finder
     pipeline: Handler
+    take: Callable[[Config, Config], None]
+    """Takes the settings (old, new) that may change while it runs. Raises `ConfigError`, and has changed nothing then."""
 
     async def close(self) -> None:
         """End every task and close every connection."""
@@ -49,9 +52,8 @@ def build(config: Config) -> House:
     transport = HttpTransport(connect_timeout=config.health.connect_seconds)
     surveyor = HttpSurveyor(transport, clock, config.health.probe_seconds)
     state = ClusterState(clock.jitter)
-    queue = config.queue
-    limits = Limits(queue.limit, queue.priority_step_seconds, queue.no_node_seconds, queue.body_bytes)
-    engine = Engine(state, Scheduler(state, limits), transport, clock)
+    scheduler = Scheduler(state, _limits(config))
+    engine = Engine(state, scheduler, transport, clock)
     admission = Admission(engine)
     monitor = Monitor(engine, surveyor)
     finder = Finder(
@@ -59,18 +61,26 @@ def build(config: Config) -> House:
         engine.publish,
         clock,
         surveyor,
-        _searches(config.discovery),
+        searches(config.discovery),
         addresses=own_addresses,
         resolve=resolve,
         seconds=config.discovery.interval_seconds,
     )
     # The order of the layers is the way of every request, from outside in.
     pipeline = compose((Observe(engine), Deadline(engine)), Dispatch(engine, admission))
-    return House(engine, admission, monitor, finder, pipeline)
+
+    def take(old: Config, new: Config) -> None:
+        if new.discovery != old.discovery:
+            finder.search_by(searches(new.discovery), new.discovery.interval_seconds)
+        scheduler.limits = _limits(new)
+        transport.connect_timeout, surveyor.probe_seconds = new.health.connect_seconds, new.health.probe_seconds
+
+    return House(engine, admission, monitor, finder, pipeline, take)
 
 
-def _searches(settings: Discovery) -> list[Search]:
-    return [*near_searches(settings), *far_searches(settings)] if settings.enabled else []
+def _limits(config: Config) -> Limits:
+    queue = config.queue
+    return Limits(queue.limit, queue.priority_step_seconds, queue.no_node_seconds, queue.body_bytes)
 
 
 def configured_nodes(config: Config) -> list[Node]:

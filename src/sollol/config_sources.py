@@ -34,6 +34,7 @@ SHORT_NAMES: Final = {
     "SOLLOL_ADMIN_KEYS": "auth.admin_keys",
     "SOLLOL_NODES": "nodes",
     "SOLLOL_DATA_DIR": "data_dir",
+    "DOCKER_HOST": "discovery.docker_host",
 }
 # Read by the commands, not settings of the gateway.
 _NOT_SETTINGS: Final = frozenset({"SOLLOL_CONFIG", "SOLLOL_URL", "SOLLOL_ADMIN_KEY", "SOLLOL_API_KEY"})
@@ -44,6 +45,7 @@ _OPTIONS: Final = {
     "discovery.enabled": "--no-discovery",
     "discovery.demo_if_empty": "--demo-if-empty",
     "log.level": "--log-level",
+    "log.requests": "--log-requests",
 }
 _SECTIONS: Final = field_types(Config)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -19,10 +17,11 @@ from typing import Any, Self, TextIO
 import msgspec
 
 from sollol.announce import Announce, tell
-from sollol.config import Config, NodeSettings
+from sollol.config import Config, Log, NodeSettings
 from sollol.config_sources import load
 from sollol.errors import ConfigError, SollolError
 from sollol.gateway.running import RunningGateway, open_gateway
+from sollol.signals import Asked, heard
 from sollol.stand_ins import StandIns
 from sollol.wire.address import parse_address
 
@@ -93,6 +92,8 @@ class SOLLOL:
             config = SOLLOLConfig(gateway_port=port, **settings)
         elif port is not None or settings:
             raise ConfigError("give a config or single settings, not both")
+        # What was given as a whole is not read again; what the environment and a file may say differently is.
+        self._read = config.to_config if isinstance(config, SOLLOLConfig) else None
         self._config = config.to_config() if isinstance(config, SOLLOLConfig) else config
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,59 +150,81 @@ class SOLLOL:
             ready.set_exception(error)
 
     async def _serve(self, ready: Future[str], *, signals: bool) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with _opened(self._config) as (gateway, stand_ins):
-            self._address = gateway.address
-            ready.set_result(gateway.address)
-            starting = asyncio.create_task(stand_ins.start_if_empty()) if stand_ins is not None else None
-            try:
-                with _stopping_on_signals(self._stop) if signals else nullcontext():
-                    await self._stop.wait()
-            finally:
-                self._address = ""
-                self._loop = self._stop = None
-                if starting is not None:
-                    starting.cancel()
-                    await asyncio.gather(starting, return_exceptions=True)
+        asked = Asked()
+        self._loop, self._stop = asyncio.get_running_loop(), asked.stop
+        with heard(asked) if signals else nullcontext():
+            async with _opened(self._config, asked, read=self._read) as (gateway, stand_ins):
+                self._address = gateway.address
+                ready.set_result(gateway.address)
+                starting = asyncio.create_task(stand_ins.start_if_empty()) if stand_ins is not None else None
+                try:
+                    await asked.stop.wait()
+                finally:
+                    self._address = ""
+                    self._loop = self._stop = None
+                    if starting is not None:
+                        starting.cancel()
+                        await asyncio.gather(starting, return_exceptions=True)
 
 
-def run(config: Config, *, announce: Announce) -> int:
+def run(
+    config: Config, *, announce: Announce, read: Callable[[], Config] | None = None, tell: Callable[[Log], TextIO | None]
+) -> int:
     """`sollol up`: run until a signal. Says through `announce` what was found, the address, and a line to try.
 
-    Returns the exit code. Raises `PortTaken` when the port is in use.
+    ``read`` and ``tell`` are `open_gateway`'s: for SIGHUP, and where the line of each request goes. Returns the exit code: 0,
+    or 128 and the number of the second signal where that cut running answers off. Raises `PortTaken` when the port is in use.
     """
     with asyncio.Runner(loop_factory=loop_factory(config)) as runner:
-        return runner.run(_up(config, announce))
+        return runner.run(_up(config, announce, read, tell))
 
 
-async def _up(config: Config, announce: Announce) -> int:
-    stop = asyncio.Event()
-    with _stopping_on_signals(stop):
-        lines = sys.stderr if config.log.level in ("debug", "info") else None
-        async with _opened(config, lines) as (gateway, stand_ins):
+async def _up(
+    config: Config, announce: Announce, read: Callable[[], Config] | None, tell_log: Callable[[Log], TextIO | None]
+) -> int:
+    asked = Asked()
+    with heard(asked):
+        async with _opened(config, asked, read=read, tell_log=tell_log) as (gateway, stand_ins):
             _settle_memory()
             record = write_record(config.data_dir, gateway.address)
             demo = stand_ins.start_if_empty if stand_ins is not None else None
             teller = asyncio.create_task(tell(gateway, announce, demo=demo))
             try:
-                await stop.wait()
-                announce("stopping: running answers may finish")
+                await asked.stop.wait()
+                announce(_stopping_words(gateway))
             finally:
                 teller.cancel()
                 await asyncio.gather(teller, return_exceptions=True)
                 record.unlink(missing_ok=True)
-    return 0
+    return 128 + asked.number if asked.number else 0
+
+
+def _stopping_words(gateway: RunningGateway) -> str:
+    running = sum(node.in_flight for node in gateway.house.engine.state.nodes.values())
+    if not running:
+        return "stopping"
+    seconds = gateway.gateway.config.gateway.shutdown_seconds
+    answers = "1 running answer" if running == 1 else f"{running} running answers"
+    return f"stopping: {answers} may finish for {seconds:g} s; once more Ctrl-C ends them"
 
 
 @asynccontextmanager
-async def _opened(config: Config, lines: TextIO | None = None) -> AsyncIterator[tuple[RunningGateway, StandIns | None]]:
+async def _opened(
+    config: Config,
+    asked: Asked,
+    *,
+    read: Callable[[], Config] | None,
+    tell_log: Callable[[Log], TextIO | None] | None = None,
+) -> AsyncIterator[tuple[RunningGateway, StandIns | None]]:
     """A gateway, and the emulated nodes that it may need; those go last, so that running answers can finish."""
-    gateway = await open_gateway(config, lines)
+    gateway = await open_gateway(config, read=read, tell=tell_log)
     stand_ins = StandIns(gateway) if config.discovery.demo_if_empty else None
+    asked.reload = gateway.reload_as_asked
     try:
         yield gateway, stand_ins
     finally:
-        await gateway.close()
+        asked.reload = None
+        await gateway.close(hurry=asked.hurry)
         if stand_ins is not None:
             await stand_ins.close()
 
@@ -219,27 +242,6 @@ def write_record(data_dir: Path, address: str) -> Path:
     record = data_dir / f"gateway-{address.rpartition(':')[2]}.json"
     record.write_bytes(msgspec.json.encode({"pid": os.getpid(), "url": address, "started": time.time()}))
     return record
-
-
-@contextmanager
-def _stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `stop`; a second one ends the process the hard way."""
-    loop = asyncio.get_running_loop()
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def asked(number: int, frame: object) -> None:
-        for name in names:
-            signal.signal(name, before[name])
-        loop.call_soon_threadsafe(stop.set)
-
-    for name in names:
-        signal.signal(name, asked)
-    try:
-        yield
-    finally:
-        for name in names:
-            signal.signal(name, before[name])
 
 
 def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:

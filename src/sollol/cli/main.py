@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "up": ("sollol.cli.up:up", "Run the gateway: find the nodes and answer through them."),
     "status": ("sollol.cli.status:status", "What runs, which nodes it has, and how they do."),
     "down": ("sollol.cli.down:down", "Stop the gateway that `sollol up` started."),
+    "reload": ("sollol.cli.reload:reload", "Make the gateway read its settings again."),
     "nodes": ("sollol.cli.nodes:nodes", "List, add, remove, drain or change nodes."),
     "explain": ("sollol.cli.explain:explain", "Where a request would go, and why; sends nothing."),
     "demo": ("sollol.cli.demo:demo", "Try everything on emulated nodes; --failover: see one die."),

@@ -35,7 +35,7 @@ class HttpTransport:
         idle_seconds: float = 30.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
         self._max_idle = max_idle
         self._idle_seconds = idle_seconds
         self._tls = tls
@@ -74,11 +74,11 @@ class HttpTransport:
         try:
             if self._closed:
                 raise OSError("the transport is closed")
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self.connect_timeout):
                 context = self._context() if endpoint.tls else None
                 connection = await open_connection(lambda: Connection(self, endpoint), endpoint, context)
         except TimeoutError:
-            call.fail(NodeUnreachable(node.id, f"no connection within {self._connect_timeout:g} s"))
+            call.fail(NodeUnreachable(node.id, f"no connection within {self.connect_timeout:g} s"))
         except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, for the resolver
             call.fail(NodeUnreachable(node.id, _words(error)))
         else:

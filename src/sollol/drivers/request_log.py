@@ -75,6 +75,10 @@ class RequestLog:
         self._thread = threading.Thread(target=self._write, name="sollol-request-log", daemon=True)
         self._thread.start()
 
+    def to(self, stream: TextIO | None, *, as_json: bool) -> None:
+        """Lines of later requests go there, as `__init__` has it."""
+        self._stream, self._line = stream, _json_line if as_json else _text_line
+
     def close(self) -> None:
         """Write what is queued and end the thread; waits up to 2 s."""
         self._stop.set()

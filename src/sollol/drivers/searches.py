@@ -18,14 +18,14 @@ class Searching(Protocol):
     async def find(self) -> Found: ...
 
 
-def near_searches(settings: Discovery, docker_host: str = "", *, resolved: bool = True) -> tuple[Searching, ...]:
-    """This machine and its containers: answered within a moment. ``resolved`` and ``docker_host`` are `DockerSearch`'s."""
+def near_searches(settings: Discovery, *, resolved: bool = True) -> tuple[Searching, ...]:
+    """This machine and its containers: answered within a moment. ``resolved`` is `DockerSearch`'s."""
     restriction = parse_networks(settings.networks)
     found: list[Searching] = []
     if settings.this_machine:
         found.append(LocalSearch(settings.ports, restriction))
     if settings.docker:
-        sockets = default_sockets(docker_host)
+        sockets = default_sockets(settings.docker_host)
         found.append(DockerSearch(settings.ports, restriction, sockets=sockets, resolved=resolved))
     return tuple(found)
 
@@ -39,8 +39,8 @@ def far_searches(settings: Discovery) -> tuple[Searching, ...]:
     return tuple(found)
 
 
-def searches(settings: Discovery, docker_host: str = "") -> tuple[Searching, ...]:
+def searches(settings: Discovery) -> tuple[Searching, ...]:
     """Every way of searching that is switched on; none when discovery is off. Raises `ConfigError` for bad networks."""
     if not settings.enabled:
         return ()
-    return (*near_searches(settings, docker_host), *far_searches(settings))
+    return (*near_searches(settings), *far_searches(settings))

@@ -59,7 +59,7 @@ class HttpSurveyor:
     def __init__(self, transport: Transport, clock: Clock, probe_seconds: float = PROBE_SECONDS) -> None:
         self._transport = transport
         self._clock = clock
-        self._seconds = probe_seconds
+        self.probe_seconds = probe_seconds
         self._kinds: dict[Endpoint, NodeKind] = {}
 
     async def survey(self, node: Node) -> Survey:
@@ -89,7 +89,7 @@ class HttpSurveyor:
         Raises `NodeError`; only nodes that speak Ollama's protocol can be asked.
         """
         body = msgspec.json.encode({"model": model.native})
-        reply = await ask(self._transport, node, Outgoing("POST", "/api/show", _JSON, body), self._seconds)
+        reply = await ask(self._transport, node, Outgoing("POST", "/api/show", _JSON, body), self.probe_seconds)
         if reply.status != 200:
             raise BadReply(node.id, f"/api/show gave {reply.status} {wire.error_text(reply.body)}".rstrip())
         return _read(node, lambda: wire.parse_show(reply.body, model))
@@ -100,7 +100,7 @@ class HttpSurveyor:
         self._kinds[node.endpoint] = kind
 
     async def _get(self, node: Node, path: str, heard: _Heard) -> Reply:
-        reply = await ask(self._transport, node, Outgoing("GET", path), self._seconds)
+        reply = await ask(self._transport, node, Outgoing("GET", path), self.probe_seconds)
         heard.take(node, path, reply)
         return reply
 

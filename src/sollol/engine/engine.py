@@ -38,6 +38,7 @@ class Engine:
     """State, queue and transport of one cluster, used from one event loop only.
 
     `listen` is for observers that are quick and never fail (metrics, the request log); whoever may be slow subscribes.
+    ``stopped`` is true once running requests are being ended because the gateway stops.
     """
 
     def __init__(self, state: ClusterState, scheduler: Scheduler, transport: Transport, clock: Clock) -> None:
@@ -45,6 +46,7 @@ class Engine:
         self.scheduler = scheduler
         self.transport = transport
         self.clock = clock
+        self.stopped = False
         self._listeners: list[tuple[Listener, frozenset[type[Event]]]] = []
         self._by_type: dict[type[Event], tuple[Listener, ...]] = {}
         self._subscriptions: list[Subscription] = []

@@ -100,6 +100,13 @@ class Finder:
         self._refused = tuple(refused)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="find nodes")
 
+    def search_by(self, searches: Sequence[Search], seconds: float) -> None:
+        """Search in these ways from now on, at once and then every ``seconds``. Who was found stays."""
+        self._searches, self._seconds = tuple(searches), seconds
+        self._status = SearchStatus(bool(searches), self._status.rounds, None, 0.0, 0, (), self._refused)
+        if self._task is not None:
+            self._task = asyncio.get_running_loop().create_task(self._run(self._task), name="find nodes")
+
     async def searched(self) -> None:
         """Wait for the end of the first round."""
         await self._first.wait()
@@ -137,16 +144,25 @@ class Finder:
         self._publish(NodeChanged(now, changed))
         return changed
 
-    def remove(self, node_id: str, reason: str = "removed on request") -> bool:
-        """Forget a node, and do not find it again until it is named; False when it is not known."""
+    def known(self, endpoint: Endpoint) -> Node | None:
+        """The node that is known at that address, under whatever other one."""
+        return self._known(self._places(), endpoint)
+
+    def remove(self, node_id: str, reason: str = "removed on request", *, again: bool = False) -> bool:
+        """Forget a node, and do not find it again until it is named, unless ``again``; False when it is not known."""
         known = self._state.nodes.get(node_id)
         if known is None:
             return False
-        self._ignored |= self._places().of(known.node.endpoint)
+        if not again:
+            self._ignored |= self._places().of(known.node.endpoint)
         self._publish(NodeRemoved(self._clock.now(), node_id, reason))
         return True
 
-    async def _run(self) -> None:
+    async def _run(self, before: asyncio.Task[None] | None = None) -> None:
+        """Search for ever. ``before`` did so until now."""
+        if before is not None:
+            before.cancel()
+            await asyncio.gather(before, return_exceptions=True)
         while True:
             await self._round()
             self._first.set()

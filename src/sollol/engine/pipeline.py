@@ -13,7 +13,7 @@ from sollol.core.events import TaskArrived, TaskEnded, TaskRefused
 from sollol.core.ports import Sink
 from sollol.core.types import Counters, Decision, Task
 from sollol.engine.engine import Engine
-from sollol.errors import DeadlineExceeded, RequestError, SollolError
+from sollol.errors import DeadlineExceeded, RequestError, ShuttingDown, SollolError
 
 
 class Outcome(Struct, frozen=True):
@@ -30,6 +30,8 @@ class Outcome(Struct, frozen=True):
 
 
 Handler = Callable[[Task, Sink], Awaitable[Outcome]]
+RESTART_SECONDS = 2.0
+"""After which a client may try again when the gateway stops: a restarted one answers by then."""
 
 
 class Layer(Protocol):
@@ -62,6 +64,12 @@ class Observe:
             outcome = Outcome(error.status, "client-error" if isinstance(error, RequestError) else "failed", text=str(error))
             engine.publish(TaskRefused(engine.clock.now(), task, error.status, str(error)))
             raise
+        except asyncio.CancelledError:
+            if not engine.stopped:
+                raise
+            stopped = ShuttingDown("the gateway stopped before the answer was complete", retry_after=RESTART_SECONDS)
+            outcome = Outcome(stopped.status, "failed", text=str(stopped))
+            raise stopped from None
         finally:
             self._publish_end(task, outcome)
         return outcome

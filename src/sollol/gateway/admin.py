@@ -142,6 +142,17 @@ async def remove_node(gateway: Gateway, request: Request, sink: Sink) -> None:
     send_json(sink, Removed(node.id, True))
 
 
+async def reload(gateway: Gateway, request: Request, sink: Sink) -> None:
+    """Read the settings again and take them; with a broken file nothing changes."""
+    if gateway.reload is None:
+        raise Conflict("the settings of this gateway were given by the program that started it: there is nothing to read again")
+    try:
+        done = gateway.reload()
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
+    send_json(sink, done)
+
+
 async def queue(gateway: Gateway, request: Request, sink: Sink) -> None:
     """The requests that wait for a node."""
     now = gateway.engine.clock.now()
@@ -243,6 +254,7 @@ ROUTES: Final[dict[tuple[str, str], Handler]] = {
     ("GET", "/api/stats"): stats,
     ("GET", "/api/nodes"): list_nodes,
     ("POST", "/api/nodes"): add_node,
+    ("POST", "/api/reload"): reload,
     ("GET", "/api/queue"): queue,
     ("GET", "/api/routing/explain"): explain.explain,
     ("GET", openapi.PATH): openapi.openapi,

@@ -11,7 +11,6 @@ from sollol.errors import SollolError
 from sollol.gateway import admin, listings, models, passthrough
 from sollol.gateway.answers import send
 from sollol.gateway.context import Gateway
-from sollol.gateway.guards import Guard
 from sollol.gateway.http import Request, Route
 from sollol.gateway.inference import PATHS, Inference
 from sollol.wire import errors as wire_errors
@@ -29,8 +28,15 @@ Methods = Mapping[str, Route]
 class GatewayApp:
     """What the door asks. Tables are built once; a request costs one look-up by path."""
 
-    def __init__(self, gateway: Gateway, inference: Inference, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, gateway: Gateway, inference: Inference) -> None:
+        self._gateway = gateway
+        self._inference = inference
+        self.settle()
+
+    def settle(self) -> None:
+        """Build the tables from the settings as they are now."""
+        gateway, inference = self._gateway, self._inference
+        self._guard = gateway.guard
         limit = gateway.config.limits.json_body_bytes
         self._exact: dict[str, dict[str, Route]] = {path: {"POST": Route(inference, limit)} for path in PATHS}
         self._prefixes: dict[str, dict[str, Route]] = {}

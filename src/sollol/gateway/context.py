@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from sollol.engine.admission import Admission
     from sollol.engine.finder import Finder
     from sollol.engine.monitor import Monitor
+    from sollol.gateway.shapes import Reloaded
 
 
 @dataclass(slots=True)
 class Gateway:
     """One running gateway. ``started`` is on the engine's clock; ``address`` is where it listens ("http://host:port").
 
-    ``statistics`` and ``metrics`` count only while they listen to the engine.
+    ``statistics`` and ``metrics`` count only while they listen to the engine. ``reload`` reads the settings again; None where
+    they were given by a program and cannot be read.
     """
 
     config: Config
@@ -36,3 +39,4 @@ class Gateway:
     statistics: Statistics = field(default_factory=Statistics)
     metrics: Metrics = field(default_factory=Metrics)
     blobs: BlobPlaces = field(default_factory=BlobPlaces)
+    reload: Callable[[], Reloaded] | None = None

@@ -83,8 +83,9 @@ _KEEP_BACK: Final = frozenset(
 
 @dataclass(slots=True)
 class _Facts:
-    """What the headers of a request say to a guard; kept in the request's notes."""
+    """What the headers of a request say to ``guard``; kept in the request's notes."""
 
+    guard: Guard
     foreign: bool
     hops: int
     looped: bool
@@ -138,10 +139,12 @@ class Guard:
 
     def _facts(self, request: Request) -> _Facts:
         facts: _Facts | None = request.notes.get("guard")
-        if facts is None:
+        if facts is None or facts.guard is not self:
             count, via = hops(request.headers)
             looped = self.id.encode() in via
-            facts = request.notes["guard"] = _Facts(self._is_foreign(request), count, looped, self._reply_headers(request))
+            facts = request.notes["guard"] = _Facts(
+                self, self._is_foreign(request), count, looped, self._reply_headers(request)
+            )
         return facts
 
     def _reply_headers(self, request: Request) -> Headers:

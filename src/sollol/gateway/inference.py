@@ -40,6 +40,7 @@ _canonical = lru_cache(maxsize=1_000)(canonical)
 class _Asked(Struct):
     """What the headers say: who counts as one in fairness, the wishes, and what goes on to the node."""
 
+    guard: Guard
     control: Control
     client: str
     onward: tuple[Header, ...]
@@ -47,9 +48,9 @@ class _Asked(Struct):
 
 def _asked(guard: Guard, request: Request) -> _Asked:
     asked: _Asked | None = request.notes.get("asked")
-    if asked is None:
+    if asked is None or asked.guard is not guard:
         wishes = control(request.headers)
-        asked = request.notes["asked"] = _Asked(wishes, _client(request, wishes.app), guard.onward(request.headers))
+        asked = request.notes["asked"] = _Asked(guard, wishes, _client(request, wishes.app), guard.onward(request.headers))
     return asked
 
 

@@ -47,6 +47,7 @@ OPERATIONS: Final = (
     Operation("patch", _ONE, "Change a node", shapes.NodeInfo, body=shapes.NodeChange, refusals=(400, 404, 409, 413)),
     Operation("delete", _ONE, "Forget a node", shapes.Removed, refusals=(400, 404)),
     Operation("get", "/api/queue", "Requests that wait for a node", shapes.Queue),
+    Operation("post", "/api/reload", "Read the settings again and take them", shapes.Reloaded, refusals=(400, 409)),
     Operation(
         "get",
         "/api/routing/explain",
@@ -63,7 +64,7 @@ _WORDS: Final = {
     401: "Keys are on, and no valid one was sent",
     403: "This needs an admin key, or comes from a foreign page",
     404: "No such node",
-    409: "It exists already",
+    409: "It exists already, or cannot be done here",
     413: "The body is too large",
 }
 

@@ -17,6 +17,7 @@ from sollol.errors import PortTaken
 from .door import Door
 from .http import App
 
+LAST_WORDS_SECONDS = 0.1
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))  # a client without power is noticed in 60 s
 
 
@@ -46,12 +47,8 @@ class Serving:
         self.tick = 0
         self.date = b"Date: "
         self.closing = False
-        self.header_limit = limits.header_bytes
-        times = (limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.linger_seconds)
-        self._interval = max(0.01, min(1.0, *(seconds / 4 for seconds in times)))
-        ticks = [math.ceil(seconds / self._interval) + 1 for seconds in times]
-        self.header_ticks, self.body_ticks, self.idle_ticks, self.linger_ticks = ticks
-        self._connections = limits.connections
+        self._interval = max(0.01, min(1.0, *(seconds / 4 for seconds in _times(limits))))
+        self.limit(limits)
         self._doors: set[Door] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -69,6 +66,13 @@ class Serving:
     def connections(self) -> int:
         """Clients' connections now."""
         return len(self._doors)
+
+    def limit(self, limits: DoorLimits) -> None:
+        """Other limits from now on. Times are counted in the ticks of the first ones, so a much shorter one is rough."""
+        self.header_limit = limits.header_bytes
+        ticks = [math.ceil(seconds / self._interval) + 1 for seconds in _times(limits)]
+        self.header_ticks, self.body_ticks, self.idle_ticks, self.linger_ticks = ticks
+        self._connections = limits.connections
 
     async def listen(self, host: str | Sequence[str] | None, port: int, backlog: int) -> None:
         """Open the sockets. Raises `PortTaken`; other OSErrors (no such address) as they are."""
@@ -88,17 +92,29 @@ class Serving:
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
         self._sweep()
 
-    async def close(self, grace: float = 5.0) -> None:
-        """Stop accepting; idle connections close now, busy ones get `grace` seconds, then they are broken."""
+    def stop(self) -> None:
+        """Stop accepting; idle connections close now, busy ones with the end of what they are doing."""
         self.closing = True
         if self._server is not None:
             self._server.close()
         for door in tuple(self._doors):
             door.close_when_idle()
+
+    async def empty(self, seconds: float) -> bool:
+        """Wait until no connection is left, for so many seconds; whether it came to that."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(seconds):
                 await self._empty.wait()
+        return not self._doors
+
+    async def close(self, grace: float = 5.0) -> None:
+        """`stop`; after `grace` seconds what still runs is cancelled, so that it can say so, and then broken."""
+        self.stop()
+        await self.empty(grace)
         tasks = [door.current.task for door in self._doors if door.current is not None and door.current.task is not None]
+        for task in tasks:
+            task.cancel()
+        await self.empty(LAST_WORDS_SECONDS)
         for door in tuple(self._doors):
             door.transport.abort()
         await self._empty.wait()
@@ -132,6 +148,10 @@ class Serving:
         for door in [door for door in self._doors if door.expires <= tick]:
             door.expire()
         self._timer = self._loop.call_later(self._interval, self._sweep)
+
+
+def _times(limits: DoorLimits) -> tuple[float, ...]:
+    return (limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.linger_seconds)
 
 
 async def serve(

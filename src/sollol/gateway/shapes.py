@@ -98,6 +98,23 @@ class Waiting(Struct):
     waited_seconds: float
 
 
+class NodesReloaded(Struct):
+    """Ids of nodes whose settings came, went or changed; ``notes`` say which were left out, and why."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    notes: list[str]
+
+
+class Reloaded(Struct):
+    """What a reload did. ``changed`` settings hold now; those in ``restart`` differ too, and hold after a restart."""
+
+    changed: list[str]
+    nodes: NodesReloaded
+    restart: list[str]
+
+
 class Queue(Struct):
     """How many wait, and the first hundred of them."""
 
