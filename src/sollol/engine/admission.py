@@ -22,11 +22,10 @@ from sollol.core.events import (
 )
 from sollol.core.types import Decision, Progress, Task
 from sollol.engine.engine import Engine
+from sollol.engine.pipeline import RESTART_SECONDS
 from sollol.errors import QueueFull, ShuttingDown, SollolError
 
 TICK_SECONDS = 1.0
-RESTART_SECONDS = 2.0
-"""After which a client may try again when the gateway stops: a restarted one answers by then."""
 
 # What can free a slot, make a node usable or change a forecast. An attempt that starts only takes.
 _WORTH_A_LOOK: Final[frozenset[type[Event]]] = frozenset(
