@@ -333,6 +333,7 @@ async def test_openapi_document() -> None:
             "/api/nodes",
             "/api/nodes/{node}",
             "/api/queue",
+            "/api/reload",
             "/api/routing/explain",
         }
         text = json.dumps(document)
