@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -58,8 +58,7 @@ class _Rejected(asyncio.Protocol):
     """A connection that is reset as soon as it is there."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        reset(transport)
+        reset(cast("asyncio.Transport", transport))  # uvloop's transports are of no class of asyncio
 
 
 class EmulatedNode:
