@@ -114,7 +114,8 @@ class AttemptEnded(Event, frozen=True):
     "failed" (counts against the node); "model-gone"; "load-failed" (counts against node and model); "cancelled" (client gone,
     hedge lost); "withdrawn" (a provisional failure that turned out to be the request's fault). ``sent`` is true when body bytes
     had gone on to the client. ``native`` is true when the counters are Ollama's own (they carry slot and load times).
-    ``unreachable`` is true when a failure was a refused connection or no route: the node is down, without a probe.
+    ``unreachable`` is true when a failure was a refused connection or no route: the node is down, without a probe. ``part`` is
+    true when the attempt went on with an answer that another one began: its length says nothing about answers.
     """
 
     task: Task
@@ -126,6 +127,7 @@ class AttemptEnded(Event, frozen=True):
     native: bool = False
     sent: bool = False
     unreachable: bool = False
+    part: bool = False
 
 
 class FailureWithdrawn(Event, frozen=True):
@@ -136,7 +138,10 @@ class FailureWithdrawn(Event, frozen=True):
 
 
 class TaskEnded(Event, frozen=True):
-    """The request is over for its client. ``status`` is what the client saw; 499 if it left. ``nodes`` in the order tried."""
+    """The request is over for its client. ``status`` is what the client saw; 499 if it left. ``nodes`` in the order tried.
+
+    ``resumed`` counts how often another node went on with the answer in its middle.
+    """
 
     task: Task
     status: int
@@ -148,6 +153,7 @@ class TaskEnded(Event, frozen=True):
     counters: Counters | None = None
     decision: Decision | None = None
     text: str = ""
+    resumed: int = 0
 
 
 class Unloaded(Event, frozen=True):

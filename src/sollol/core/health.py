@@ -125,6 +125,11 @@ class NodeHealth:
         return self._state is Health.UP and not (self.failures or self.openings or self.silent)
 
     @property
+    def looked_at(self) -> float:
+        """When the node was last looked at, on the engine's clock; -inf before."""
+        return float("-inf") if self._looked is None else self._looked
+
+    @property
     def looks(self) -> bool:
         """Whether the node was looked at, well or badly."""
         return self._looked is not None

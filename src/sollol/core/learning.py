@@ -32,7 +32,8 @@ def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats,
     if decode and output >= 2:
         rates.learn_decode(output / decode * (1.0 + rates.contention.a * others), event.at)
         rates.contention.learn(others, decode / output)
-    _lengths(run, counters, stats, answers)
+    if not event.part:
+        _lengths(run, counters, stats, answers)
     if node.slots.fixed is None:
         _slots(node, run, counters, event, output)
     if run.loads:

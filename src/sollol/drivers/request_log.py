@@ -148,6 +148,8 @@ def _text_line(event: TaskEnded) -> str:
             line += f" prompt_tokens={counters.prompt_tokens}"
         if counters.output_tokens is not None:
             line += f" output_tokens={counters.output_tokens}"
+    if event.resumed:
+        line += f" resumed={event.resumed}"
     if event.text:
         line += f" error={_plain(event.text[:_TEXT_LIMIT])}"
     return line + "\n"
@@ -183,6 +185,8 @@ def fields_of(event: TaskEnded) -> dict[str, Any]:
     if event.counters is not None:
         counted = {"prompt_tokens": event.counters.prompt_tokens, "output_tokens": event.counters.output_tokens}
         fields.update({key: value for key, value in counted.items() if value is not None})
+    if event.resumed:
+        fields["resumed"] = event.resumed
     if event.text:
         fields["error"] = event.text[:_TEXT_LIMIT]
     return fields

@@ -17,7 +17,10 @@ from sollol.errors import DeadlineExceeded, RequestError, ShuttingDown, SollolEr
 
 
 class Outcome(Struct, frozen=True):
-    """How a request ended for its client. ``first_byte`` is on the engine's clock; ``queued`` in seconds."""
+    """How a request ended for its client. ``first_byte`` is on the engine's clock; ``queued`` in seconds.
+
+    ``resumed`` counts how often another node went on with the answer in its middle.
+    """
 
     status: int
     outcome: str = "ok"
@@ -27,6 +30,7 @@ class Outcome(Struct, frozen=True):
     counters: Counters | None = None
     decision: Decision | None = None
     text: str = ""
+    resumed: int = 0
 
 
 Handler = Callable[[Task, Sink], Awaitable[Outcome]]
@@ -89,6 +93,7 @@ class Observe:
                 outcome.counters,
                 outcome.decision,
                 outcome.text,
+                outcome.resumed,
             ),
         )
 
