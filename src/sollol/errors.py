@@ -7,6 +7,7 @@
     ├── PortTaken                              the gateway's port is in use
     ├── RequestError                           the request itself cannot be served
     │   ├── BadRequest                  400    malformed JSON, wrong type, missing field
+    │   │   └── BadValue                400    (ValueError) an argument of a call in Python
     │   ├── Unsupported                 501    nothing here can do that
     │   ├── RequestTimeout              408    headers or body came too slowly
     │   ├── BodyTooLarge                413
@@ -69,6 +70,10 @@ class RequestError(SollolError):
 
 class BadRequest(RequestError):
     """Malformed JSON, a wrong type, a missing field."""
+
+
+class BadValue(BadRequest, ValueError):
+    """An argument of a call in Python has a wrong type or is out of range; nothing was sent."""
 
 
 class Unsupported(RequestError):

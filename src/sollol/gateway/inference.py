@@ -37,8 +37,11 @@ NORMAL: Final = 5
 _canonical = lru_cache(maxsize=1_000)(canonical)
 
 
-class _Asked(Struct):
-    """What the headers say: who counts as one in fairness, the wishes, and what goes on to the node."""
+class Asked(Struct):
+    """What the headers say: the wishes, who counts as one in fairness, and what goes on to the node.
+
+    Kept in the request's notes under "asked"; whoever has no headers to read puts it there.
+    """
 
     guard: Guard
     control: Control
@@ -46,11 +49,11 @@ class _Asked(Struct):
     onward: tuple[Header, ...]
 
 
-def _asked(guard: Guard, request: Request) -> _Asked:
-    asked: _Asked | None = request.notes.get("asked")
+def _asked(guard: Guard, request: Request) -> Asked:
+    asked: Asked | None = request.notes.get("asked")
     if asked is None or asked.guard is not guard:
         wishes = control(request.headers)
-        asked = request.notes["asked"] = _Asked(guard, wishes, _client(request, wishes.app), guard.onward(request.headers))
+        asked = request.notes["asked"] = Asked(guard, wishes, _client(request, wishes.app), guard.onward(request.headers))
     return asked
 
 
@@ -83,7 +86,7 @@ class Inference:
                 raise
             _end_broken(task, sink, error)
 
-    def _task(self, request: Request, peek: Peek, asked: _Asked) -> Task:
+    def _task(self, request: Request, peek: Peek, asked: Asked) -> Task:
         gateway, wishes = self._gateway, peek.control
         now = gateway.engine.clock.now()
         return Task(
