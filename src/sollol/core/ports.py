@@ -80,10 +80,19 @@ class Exchange(Protocol):
         ...
 
 
+class Sent(Exchange, Protocol):
+    """What a transport carries."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read from the node now."""
+        ...
+
+
 class Transport(Protocol):
     """HTTP to nodes, with a pool of kept connections per node."""
 
-    def send(self, node: Node, request: Outgoing, receiver: Receiver) -> Exchange:
+    def send(self, node: Node, request: Outgoing, receiver: Receiver) -> Sent:
         """Start an exchange; returns at once. Errors go to the receiver, never raised from here."""
         ...
 
