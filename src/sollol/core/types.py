@@ -260,17 +260,32 @@ class Cost(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """`task` goes to `node` now. ``ranked`` is best first and starts with the chosen node; ``queued`` is seconds waited."""
+    """`task` goes to `node` now. ``ranked`` is best first and starts with the chosen node; ``queued`` is seconds waited.
+
+    ``position`` is its place in line when it came (0: it did not have to wait) and ``why`` what it waited for.
+    """
 
     task: Task
     node: str
     ranked: tuple[Cost, ...]
     queued: float = 0.0
     attempt: int = 1
+    position: int = 0
+    why: str = ""
 
     @property
     def cost(self) -> Cost:
         return self.ranked[0]
+
+
+class Queued(Struct, frozen=True):
+    """Where a request stands that waits. ``position`` is from 1 (0: it does not wait); ``start`` is how many seconds from now
+    it is expected to start, None where nobody can say; ``why`` is what it waits for, in words.
+    """
+
+    position: int = 0
+    start: float | None = None
+    why: str = ""
 
 
 class Counters(Struct, frozen=True):
