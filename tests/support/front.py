@@ -13,10 +13,13 @@ from typing import Any
 from tests.support.scripted import ScriptedNode
 from tests.support.wait import until
 
+import sollol
 from sollol.config import Auth, Config, Discovery, Gateway, Limits, NodeSettings
 from sollol.core.types import Health
 from sollol.gateway.context import Gateway as Context
 from sollol.gateway.running import open_gateway
+
+PACKAGE = Path(sollol.__file__).parent
 
 
 @dataclass(slots=True)
@@ -130,10 +133,38 @@ async def front(
         limits=limits or Limits(),
         data_dir=data_dir or Path("/nonexistent"),
     )
-    running = await open_gateway(config)
+    async with nothing_left_running():
+        running = await open_gateway(config)
+        try:
+            front = Front(running.gateway)
+            await front.looked()
+            yield front
+        finally:
+            await running.close(0.0)
+
+
+_open: list[object] = []
+
+
+@asynccontextmanager
+async def nothing_left_running() -> AsyncIterator[None]:
+    """Fails when a gateway has left a task in this loop. Of several at a time the last one to close looks."""
+    this = object()
+    _open.append(this)
     try:
-        front = Front(running.gateway)
-        await front.looked()
-        yield front
+        yield
     finally:
-        await running.close(0.0)
+        _open.remove(this)
+    for _ in range(20):  # what was told to end needs some turns of the loop for that
+        left = [] if _open else [task for task in asyncio.all_tasks() if _is_ours(task)]
+        if not left:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"tasks left running: {left}")
+
+
+def _is_ours(task: asyncio.Task[Any]) -> bool:
+    """Whether a task belongs to the gateway: neither the test's own nor an emulated node's."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    file = Path(code.co_filename) if code is not None else PACKAGE
+    return PACKAGE in file.parents and PACKAGE / "emulator" not in file.parents

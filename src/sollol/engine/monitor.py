@@ -66,6 +66,8 @@ class Monitor:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+        for seen in (*self._seen.values(), *self._looking.values()):
+            seen.set()  # nobody looks any more: who waits for that, waits no longer
 
     def _heard(self, event: Event) -> None:
         match event:
