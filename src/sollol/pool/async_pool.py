@@ -1,0 +1,246 @@
+"""`AsyncPool`: the whole engine in the event loop of the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+import msgspec
+
+from sollol.config import NodeSettings
+from sollol.engine.statistics import Statistics
+from sollol.errors import ShuttingDown, SollolError
+from sollol.gateway.admin import statistics
+from sollol.pool import bodies
+from sollol.pool.async_models import AsyncModels
+from sollol.pool.inside import Inside, decoded
+from sollol.pool.nodes import Nodes, PoolNode, named_node
+from sollol.pool.options import ChatOptions, EmbedOptions, GenerateOptions, split
+from sollol.pool.replies import ChatReply, EmbeddingReply, EmbedReply, GenerateReply, R, wrap
+from sollol.pool.settings import NodeForm, PoolSettings, Wishes, node_settings, pool_settings
+from sollol.pool.streams import AsyncReplies
+from sollol.wire.address import parse_endpoint
+
+
+class AsyncPool(AsyncModels):
+    """Many nodes as one, inside an application, without a gateway.
+
+    ``nodes`` are addresses in any form; without them those of the configuration are used and others are looked for.
+    ``gateway`` is the URL of a running SOLLOL whose nodes and queue are used instead. Nothing is contacted before the first
+    call. Used from one event loop at a time; `aclose`, ``async with`` and the end of the loop close it. Errors are those of
+    `sollol.errors`: when all nodes failed, `AllAttemptsFailed` names each; a time limit that passes is a `TimeoutError`.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[NodeForm] | NodeForm | None = None,
+        *,
+        gateway: str | None = None,
+        search: bool | None = None,
+        exclude_localhost: bool = False,
+        app_name: str = "",
+        priority: int | str | None = None,
+        routing_mode: Any = None,
+        timeout: float | None = None,
+        max_queue_size: int | None = None,
+        settings: PoolSettings | None = None,
+    ) -> None:
+        self._settings = settings or pool_settings(
+            nodes,
+            gateway=gateway,
+            search=search,
+            exclude_localhost=exclude_localhost,
+            app_name=app_name,
+            priority=priority,
+            routing_mode=routing_mode,
+            timeout=timeout,
+            max_queue_size=max_queue_size,
+        )
+        self._wishes = self._settings.wishes
+        self._statistics = Statistics()
+        self._inside: Inside | None = None
+        self._closed = False
+
+    # --- asking
+
+    @overload
+    def chat(
+        self, model: str, messages: Sequence[Any] | None = ..., *, stream: Literal[True], **options: Unpack[ChatOptions]
+    ) -> AsyncReplies[ChatReply]: ...
+    @overload
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Any] | None = ...,
+        *,
+        stream: Literal[False] = ...,
+        **options: Unpack[ChatOptions],
+    ) -> Coroutine[Any, Any, ChatReply]: ...
+    @overload
+    def chat(
+        self, model: str, messages: Sequence[Any] | None = ..., *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, ChatReply] | AsyncReplies[ChatReply]: ...
+    def chat(
+        self, model: str, messages: Sequence[Any] | None = None, *, stream: bool = False, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, ChatReply] | AsyncReplies[ChatReply]:
+        """Continue a chat. With ``stream=True`` the answer comes in pieces (``async for``), else whole (``await``)."""
+        wishes, fields = split(options, self._wishes)
+        fields.update(model=model, messages=bodies.messages(messages), tools=bodies.tools(fields.get("tools")))
+        return self._answer(ChatReply, "/api/chat", fields, wishes, stream=stream)
+
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = ...,
+        suffix: str | None = ...,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncReplies[GenerateReply]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = ...,
+        suffix: str | None = ...,
+        *,
+        stream: Literal[False] = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, GenerateReply]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = ...,
+        suffix: str | None = ...,
+        *,
+        stream: bool,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, GenerateReply] | AsyncReplies[GenerateReply]: ...
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = None,
+        suffix: str | None = None,
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, GenerateReply] | AsyncReplies[GenerateReply]:
+        """Continue a prompt. With ``stream=True`` the answer comes in pieces (``async for``), else whole (``await``)."""
+        wishes, fields = split(options, self._wishes)
+        fields.update(model=model, prompt=prompt, suffix=suffix, images=bodies.images(fields.get("images")))
+        return self._answer(GenerateReply, "/api/generate", fields, wishes, stream=stream)
+
+    async def embed(self, model: str, input: str | Sequence[str] = "", **options: Unpack[EmbedOptions]) -> EmbedReply:
+        """Vectors of one text or of several; all in one request to one node."""
+        wishes, fields = split(options, self._wishes)
+        fields["input"] = input if isinstance(input, str) else list(input)
+        body = bodies.encoded({"model": model, **fields})
+        document = decoded(await self._opened().ask("/api/embed", body, wishes, model=model))
+        return EmbedReply.of(document, single=isinstance(input, str))
+
+    async def embeddings(self, model: str, prompt: str | None = None, **options: Unpack[EmbedOptions]) -> EmbeddingReply:
+        """The vector of one text, by Ollama's old call."""
+        wishes, fields = split(options, self._wishes)
+        body = bodies.encoded({"model": model, "prompt": prompt, **fields})
+        return wrap(EmbeddingReply, decoded(await self._opened().ask("/api/embeddings", body, wishes, model=model)))
+
+    # --- the pool itself
+
+    async def ready(self) -> Self:
+        """Wait until the first search is over and every node was looked at once."""
+        await self._opened().ready()
+        return self
+
+    @property
+    def settings(self) -> PoolSettings:
+        """Everything that it takes to make the same pool again."""
+        return self._settings
+
+    @property
+    def nodes(self) -> Nodes:
+        """The nodes as they are now; before the first call those that were named."""
+        inside = self._current()
+        return inside.nodes() if inside is not None else [named_node(node) for node in self._settings.config.nodes]
+
+    def add_node(self, host: NodeForm, port: int | None = None, *, priority: int | None = None, name: str = "") -> PoolNode:
+        """Take a node in, from the next call on: an address in any form, or host and port. Raises `ConfigError`."""
+        given = host if port is None else {"host": host, "port": port}
+        settings = node_settings(given)
+        settings = msgspec.structs.replace(settings, priority=priority or settings.priority, name=name or settings.name)
+        checked = named_node(settings)
+        kept = [node for node in self._settings.config.nodes if named_node(node).node_id != checked.node_id]
+        self._keep_nodes([*kept, settings])
+        inside = self._current()
+        return checked if inside is None else inside.add(settings)
+
+    def remove_node(self, host: NodeForm, port: int | None = None) -> bool:
+        """Forget a node; what runs there goes on to its end. False when it is not known."""
+        gone = named_node(node_settings(host if port is None else {"host": host, "port": port}))
+        kept = [node for node in self._settings.config.nodes if named_node(node).url != gone.url]
+        known = len(kept) < len(self._settings.config.nodes)
+        self._keep_nodes(kept)
+        inside = self._current()
+        return known if inside is None else inside.remove(parse_endpoint(gone.url)) or known
+
+    async def get_stats(self) -> dict[str, Any]:
+        """What was counted since the pool was made; latencies in milliseconds, None where nothing was measured."""
+        inside = self._opened()
+        await inside.ready()
+        return statistics(inside.gateway)
+
+    async def aclose(self) -> None:
+        """End every call that runs and close every connection. Harmless when it is closed already."""
+        self._closed = True
+        inside, self._inside = self._inside, None
+        if inside is not None and inside.process == os.getpid() and inside.loop is asyncio.get_running_loop():
+            await inside.close()
+
+    close = aclose
+
+    async def __aenter__(self) -> Self:
+        self._opened()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _current(self) -> Inside | None:
+        """The engine, if one runs."""
+        inside = self._inside
+        return inside if inside is not None and not inside.closed and inside.process == os.getpid() else None
+
+    def _keep_nodes(self, nodes: Sequence[NodeSettings]) -> None:
+        config = msgspec.structs.replace(self._settings.config, nodes=tuple(nodes))
+        self._settings = replace(self._settings, config=config)
+
+    def _opened(self) -> Inside:
+        """The engine of this loop. A new loop, or a new process, gets a new one with the same nodes."""
+        inside = self._inside
+        if inside is not None and not inside.closed and inside.loop is asyncio.get_running_loop():
+            return inside
+        if self._closed:
+            raise ShuttingDown("this pool is closed; make a new one")
+        if inside is not None and inside.process == os.getpid() and not inside.closed and inside.loop.is_running():
+            raise SollolError("this pool is used from another event loop now: give each loop its own AsyncPool")
+        self._inside = inside = Inside(self._settings, self._statistics)
+        return inside
+
+    def _answer(
+        self, kind: type[R], path: str, fields: Mapping[str, Any], wishes: Wishes, *, stream: bool
+    ) -> Coroutine[Any, Any, R] | AsyncReplies[R]:
+        model = fields["model"]
+        body = bodies.encoded({**fields, "stream": stream})
+        if stream:
+            return AsyncReplies(kind, lambda: self._opened().flow(path, body, wishes, model=model))
+        return self._whole(kind, path, model, body, wishes)
+
+    async def _whole(self, kind: type[R], path: str, model: str, body: bytes, wishes: Wishes) -> R:
+        return wrap(kind, decoded(await self._opened().ask(path, body, wishes, model=model)))

@@ -1,0 +1,81 @@
+"""What calls take beside their prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from sollol.pool.settings import Wishes, checked_mode, checked_priority, checked_text, checked_timeout
+
+_WISHES: Final = frozenset({"priority", "timeout", "routing_mode", "app_name", "node"})
+
+
+class CallWishes(TypedDict, total=False):
+    """What every call may ask of the routing.
+
+    ``priority`` 1 to 10 or its name, ``timeout`` in seconds for the whole call, ``routing_mode`` "fast", "reliable", "async" or
+    "balanced", ``app_name`` the application that counts as one in fairness, ``node`` the name or id of the only node to use.
+    """
+
+    priority: int | str | None
+    timeout: float | None
+    routing_mode: Any
+    app_name: str | None
+    node: str | None
+
+
+class CallOptions(CallWishes, total=False):
+    """What the calls that make text take beside their prompt, as Ollama has it; anything else goes to the node as it is."""
+
+    options: Mapping[str, Any] | Any | None
+    keep_alive: float | str | None
+    format: Any
+    think: bool | str | None
+    logprobs: bool | None
+    top_logprobs: int | None
+
+
+class ChatOptions(CallOptions, total=False):
+    """What a chat takes beside its messages."""
+
+    tools: Sequence[Any] | None
+
+
+class GenerateOptions(CallOptions, total=False):
+    """What a generation takes beside its prompt."""
+
+    system: str | None
+    template: str | None
+    context: Sequence[int] | None
+    raw: bool | None
+    images: Sequence[str | bytes | Path] | None
+
+
+class EmbedOptions(CallWishes, total=False):
+    """What an embedding takes beside its input."""
+
+    truncate: bool | None
+    dimensions: int | None
+    options: Mapping[str, Any] | Any | None
+    keep_alive: float | str | None
+
+
+def split(options: Mapping[str, Any], own: Wishes) -> tuple[Wishes, dict[str, Any]]:
+    """What is for the routing, checked, and what goes to the node; ``own`` are the pool's wishes. Raises `BadValue`."""
+    fields = dict(options)
+    if not fields.keys() & _WISHES:
+        return own, fields
+    priority = checked_priority(fields.pop("priority", None))
+    mode = checked_mode(fields.pop("routing_mode", None))
+    timeout = checked_timeout(fields.pop("timeout", None))
+    app = checked_text(fields.pop("app_name", None), "app_name")
+    node = checked_text(fields.pop("node", None), "node")
+    wishes = Wishes(
+        own.priority if priority is None else priority,
+        mode or own.mode,
+        own.timeout if timeout is None else timeout,
+        app or own.app,
+        node or own.node,
+    )
+    return wishes, fields
