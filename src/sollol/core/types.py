@@ -28,6 +28,7 @@ class Dialect(StrEnum):
     OLLAMA = "ollama"
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    RESPONSES = "responses"
 
 
 class Kind(StrEnum):

@@ -66,7 +66,13 @@ def told(
 
 
 def stream_ending(dialect: Dialect, text: str, status: int = 502) -> bytes:
-    """The last bytes of a stream that cannot be completed; no `[DONE]` or `message_stop` follows."""
+    """The last bytes of a stream that cannot be completed; no `[DONE]` or `message_stop` follows.
+
+    Where events are numbered (responses) this one is not: who wrote the others knows better (`Translation.failure`).
+    """
+    if dialect is Dialect.RESPONSES:
+        event = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
     body = msgspec.json.encode(_shape(dialect, status, text))
     if dialect is Dialect.OLLAMA:
         return body + b"\n"

@@ -171,7 +171,9 @@ def dialect_of(path: str) -> Dialect:
     """The dialect in which a path is asked and its errors are told."""
     if not path.startswith("/v1/"):
         return Dialect.OLLAMA
-    return Dialect.ANTHROPIC if path.startswith("/v1/messages") else Dialect.OPENAI
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    return Dialect.RESPONSES if path.startswith("/v1/responses") else Dialect.OPENAI
 
 
 def _read_generate(path: str, body: bytes, asked: Control) -> Peek:

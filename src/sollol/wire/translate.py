@@ -1,48 +1,64 @@
 """A client of one dialect, a node of another: the request as the node wants it, and the reply as the client wants it.
 
-Here: Ollama's clients at nodes that speak only OpenAI's dialect (llama.cpp, vLLM, LM Studio). Tables of every field are in
-`fates`, requests in `to_openai`, replies in `from_openai`; another pair of dialects is another class with the same methods, and
-a row in `translation`.
+Every request is parsed into a neutral one and rendered from it, every reply read into neutral pieces and written from them
+(`neutral`, `dialects`); what becomes of each field stands in `fates`. `translation` is the one way in.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-import msgspec
-
-from sollol.core.types import NodeKind, Task
+from sollol.core.types import Dialect, Kind, NodeKind, Task
 from sollol.errors import Unsupported
 
-from . import from_openai as replies
-from . import to_openai as requests
-from .errors import message
-from .fields import present
-from .from_openai import ChatLine, Chunk, Clocked, GenerateLine
-from .sse import Events
-from .unreadable import UNREADABLE
+from .dialects import (
+    anthropic_request,
+    ollama_read,
+    ollama_render,
+    ollama_request,
+    openai_read,
+    openai_render,
+    openai_request,
+    responses_request,
+)
+from .dialects.anthropic_write import MessagesWriter
+from .dialects.calls import Name
+from .dialects.ollama_read import OllamaReader
+from .dialects.ollama_write import OllamaWriter, embed_document, embedding_document
+from .dialects.openai_read import OpenAIReader
+from .dialects.openai_write import ChatWriter, TextWriter
+from .dialects.openai_write import embed_document as openai_embed_document
+from .dialects.responses_write import ResponsesWriter
+from .errors import message, told
+from .neutral import Asked, End, Piece
+from .requests import dialect_of
 
-_CHAT = "/v1/chat/completions"
-_COMPLETION = "/v1/completions"
-_LATEST = 253_402_300_000  # the end of the year 9999, in seconds
+_NDJSON: Final = b"application/x-ndjson"
+_EVENTS: Final = b"text/event-stream"
+_JSON: Final = {Dialect.OLLAMA: b"application/json; charset=utf-8"}
+_OLLAMA_SPEAKERS: Final = frozenset({NodeKind.OLLAMA, NodeKind.SOLLOL})
 
 
 class Translation(Protocol):
     """What to send (``path``, ``body``) and how to turn the reply round. ``problem`` says why a stream is not complete.
 
-    Times are on the caller's clock, in seconds; all of them on the same one as `Task.arrived`.
+    ``dialect`` is the node's: its stream is watched in that, before it is fed to this. ``content_type`` is the reply's. Times
+    are on the caller's clock, in seconds; all of them on the same one as `Task.arrived`.
     """
 
     path: str
     body: bytes
+    dialect: Dialect
+    content_type: bytes
     problem: str | None
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """A piece of the node's stream, in the client's dialect; empty when it holds no complete event."""
+        """A piece of the node's stream, in the client's dialect; empty when it holds nothing to show."""
         ...
 
     def finish(self, now: float) -> bytes:
-        """The end of the stream; empty when the node's stream was not complete, and ``problem`` is set."""
+        """The end of the stream; no end when the node's stream was not complete, and ``problem`` is set."""
         ...
 
     def document(self, body: bytes, now: float) -> bytes:
@@ -50,146 +66,167 @@ class Translation(Protocol):
         ...
 
     def error(self, status: int, body: bytes) -> tuple[int, bytes]:
-        """Status and body of an error reply."""
+        """Status and body of an error reply, with the node's own words."""
+        ...
+
+    def failure(self, text: str, status: int = 502) -> bytes:
+        """The last bytes of a stream that broke; they fit to what was sent before (events are numbered on)."""
         ...
 
 
 def translation(task: Task, native: str, kind: NodeKind = NodeKind.LLAMACPP) -> Translation:
-    """The translation for `task` on a node that calls the model `native`.
+    """The translation for `task` on a node of `kind` that calls the model `native`.
 
-    Raises `Unsupported` for what cannot be carried over and changes the answer, `BadRequest` for wrong types.
+    Raises `Unsupported` for what cannot be carried over and changes the answer (and for paths that are not translated, or that
+    the node speaks itself), `BadRequest` for wrong types.
     """
-    if task.path in ("/api/embed", "/api/embeddings"):
-        return _Embedding(task, native)
-    if task.path in ("/api/chat", "/api/generate"):
-        return _Text(task, native, kind)
-    raise Unsupported(f"{task.path} cannot be answered by this kind of node")
+    node = Dialect.OLLAMA if kind in _OLLAMA_SPEAKERS else Dialect.OPENAI
+    parse = _PARSERS[node].get(task.path)
+    if parse is None:
+        raise Unsupported(f"{task.path} cannot be answered by this kind of node")
+    asked = parse(task.path, task.body, task.stream)
+    if asked.kind is Kind.EMBED:
+        return _Embedding(task, asked, native, kind)
+    return _Text(task, asked, native, kind)
 
 
-class _Asked(msgspec.Struct):
-    model: str = ""
+_Parser = Callable[[str, bytes, bool], Asked]
 
 
-def _asked_model(task: Task) -> str:
-    """The model as the client wrote it: replies name it so."""
-    return msgspec.json.decode(task.body, type=_Asked).model
+def _messages(node: Dialect) -> _Parser:
+    return lambda path, body, stream: anthropic_request.parse(path, body, stream, node)
 
 
-def _error(status: int, body: bytes) -> tuple[int, bytes]:
-    """An error in Ollama's shape, with the node's own words."""
-    return status, msgspec.json.encode({"error": message(body)})
+def _responses(node: Dialect) -> _Parser:
+    return lambda path, body, stream: responses_request.parse(path, body, stream, node)
 
 
-class _Text:
-    """/api/chat and /api/generate by /v1/chat/completions or /v1/completions."""
+_PARSERS: Final[dict[Dialect, dict[str, _Parser]]] = {
+    Dialect.OPENAI: {
+        **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings"), ollama_request.parse),
+        anthropic_request.MESSAGES: _messages(Dialect.OPENAI),
+        responses_request.RESPONSES: _responses(Dialect.OPENAI),
+    },
+    Dialect.OLLAMA: {
+        **dict.fromkeys((openai_request.CHAT, openai_request.TEXT, openai_request.EMBED), openai_request.parse),
+        anthropic_request.MESSAGES: _messages(Dialect.OLLAMA),
+        responses_request.RESPONSES: _responses(Dialect.OLLAMA),
+    },
+}
 
-    def __init__(self, task: Task, native: str, kind: NodeKind) -> None:
-        self._chat = task.path == "/api/chat"
-        self._model = _asked_model(task)
-        self._load = task.load_only
-        self._times = Clocked(task.arrived)
-        self._events = Events()
-        self._seen = Chunk()
-        self._finish: str | None = None
-        self._done = False
-        self._wall: float | None = None
+
+class Reader(Protocol):
+    """Reads the reply of a node: `OpenAIReader`, `OllamaReader`."""
+
+    end: End
+    problem: str | None
+
+    def feed(self, data: bytes) -> list[Piece]: ...
+    def finish(self) -> list[Piece]: ...
+    def document(self, body: bytes) -> Piece: ...
+
+
+class Writer(Protocol):
+    """Writes the reply of a client. Its methods raise ValueError for what its dialect cannot tell."""
+
+    def piece(self, piece: Piece, now: float) -> bytes: ...
+    def close(self, end: End, now: float) -> bytes: ...
+    def document(self, piece: Piece, end: End, now: float) -> bytes: ...
+    def failure(self, text: str, status: int) -> bytes: ...
+
+
+def _writer(task: Task, asked: Asked, name: Name) -> Writer:
+    if task.path == anthropic_request.MESSAGES:
+        return MessagesWriter(name)
+    if task.path == responses_request.RESPONSES:
+        return ResponsesWriter(name, asked)
+    if task.path == openai_request.CHAT:
+        return ChatWriter(name, usage=asked.usage)
+    if task.path == openai_request.TEXT:
+        return TextWriter(name, usage=asked.usage)
+    return OllamaWriter(name, chat=task.path == ollama_request.CHAT, loads=task.load_only)
+
+
+class _Asking:
+    """What all translations have: the request, the name of the reply, and its errors."""
+
+    def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
+        self.dialect = Dialect.OLLAMA if kind in _OLLAMA_SPEAKERS else Dialect.OPENAI
         self.problem: str | None = None
-        self.path, self.body = self._request(task, native, kind)
-
-    def _request(self, task: Task, native: str, kind: NodeKind) -> tuple[str, bytes]:
-        fields = requests.fields_of(task.path, task.body)
-        if task.load_only:
-            return _COMPLETION, requests.load_body(native, task.stream)
-        if self._chat:
-            return _CHAT, requests.chat_body(fields, native, kind, task.stream)
-        if requests.value_of(fields, "raw") is True:
-            return _COMPLETION, requests.raw_body(fields, native, kind, task.stream)
-        return _CHAT, requests.generate_body(fields, native, kind, task.stream)
-
-    def feed(self, data: bytes, now: float) -> bytes:
-        return b"".join([self._event(event.data, now) for event in self._events.feed(data)])
-
-    def finish(self, now: float) -> bytes:
-        tail = b"".join([self._event(event.data, now) for event in self._events.finish()])
-        if not (self._done and self._finish):
-            self.problem = self.problem or "the node's stream ended without its end"
-            return tail
-        made = self._last("", "", now)
-        return tail + msgspec.json.encode(made) + b"\n"
-
-    def document(self, body: bytes, now: float) -> bytes:
-        seen = replies.chunk(body)
-        if not seen.choices:
-            raise ValueError("the node's reply holds no answer")
-        choice = seen.choices[0]
-        self._seen, self._finish = seen, choice.finish_reason
-        self._note(seen, now)
-        text, thinking = replies.text_of(choice)
-        made = self._last(text, thinking, now)
-        made.logprobs = replies.logprobs_of(choice)
-        return msgspec.json.encode(made)
+        self._client = dialect_of(task.path)
+        stream = _NDJSON if self._client is Dialect.OLLAMA else _EVENTS
+        self.content_type = stream if asked.stream else _JSON.get(self._client, b"application/json")
+        self._name = Name(f"{int(task.arrived * 1e6):x}{task.id:x}", asked.model, task.arrived)
+        self.path: str
+        self.body: bytes
+        if task.load_only and self.dialect is Dialect.OPENAI:
+            self.path, self.body = openai_request.TEXT, openai_render.load_body(native, asked.stream)
+        elif self.dialect is Dialect.OLLAMA:
+            self.path, self.body = ollama_render.render(asked, native)
+        else:
+            self.path, self.body = openai_render.render(asked, native, kind)
 
     def error(self, status: int, body: bytes) -> tuple[int, bytes]:
-        return _error(status, body)
+        return status, told(self._client, status, message(body))[2]
 
-    def _event(self, data: bytes, now: float) -> bytes:
-        """The line for one event; empty for those that carry no text."""
-        if data == b"[DONE]":
-            self._done = True
-            return b""
+
+class _Text(_Asking):
+    """Chats and completions."""
+
+    def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
+        super().__init__(task, asked, native, kind)
+        single = asked.parallel is False
+        self._reader: Reader = OllamaReader(single=single) if self.dialect is Dialect.OLLAMA else OpenAIReader()
+        self._writer = _writer(task, asked, self._name)
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        pieces = self._reader.feed(data)
+        if self._name.offset is None:
+            self._name.note(self._reader.end, now)
+        return self._written(pieces, now) if pieces else b""
+
+    def finish(self, now: float) -> bytes:
+        tail = self._written(self._reader.finish(), now)
+        self.problem = self.problem or self._reader.problem
+        if self.problem is not None:
+            return tail
         try:
-            seen = replies.chunk(data)
-        except UNREADABLE:
-            self.problem = self.problem or "the node's stream is not what was asked for"
+            return tail + self._writer.close(self._reader.end, now)
+        except ValueError as error:
+            return tail + self._broken(error)
+
+    def document(self, body: bytes, now: float) -> bytes:
+        piece = self._reader.document(body)
+        self._name.note(self._reader.end, now)
+        return self._writer.document(piece, self._reader.end, now)
+
+    def failure(self, text: str, status: int = 502) -> bytes:
+        return self._writer.failure(text, status)
+
+    def _written(self, pieces: list[Piece], now: float) -> bytes:
+        if self.problem is not None:
             return b""
-        if present(seen.error):
-            self.problem = message(data)
-            return b""
-        self._note(seen, now)
-        choice = seen.choices[0] if seen.choices else None
-        if choice is None:
-            return b""
-        self._finish = choice.finish_reason or self._finish
-        text, thinking = replies.text_of(choice)
-        if self._load or not (text or thinking):
-            return b""
-        if self._times.first is None:
-            self._times.first = now
-        self._times.last = now
-        made = replies.line(self._chat, self._model, self._stamp(now), text, thinking)
-        made.logprobs = replies.logprobs_of(choice)
-        return msgspec.json.encode(made) + b"\n"
+        out = b""
+        try:
+            for piece in pieces:
+                out += self._writer.piece(piece, now)
+        except ValueError as error:
+            out += self._broken(error)
+        return out
 
-    def _note(self, seen: Chunk, now: float) -> None:
-        """Keep what the last line needs; the node's `created` sets our clock to the calendar."""
-        if self._wall is None and seen.created and 0 < seen.created < _LATEST:
-            self._wall = seen.created - now
-        self._seen.usage = seen.usage or self._seen.usage
-        self._seen.timings = seen.timings or self._seen.timings
-
-    def _last(self, text: str, thinking: str, now: float) -> ChatLine | GenerateLine:
-        if self._load:
-            return replies.loaded(self._chat, self._model, self._stamp(now))
-        made = replies.line(self._chat, self._model, self._stamp(now), text, thinking)
-        replies.close(made, self._seen, self._finish, self._times, now)
-        return made
-
-    def _stamp(self, now: float) -> str:
-        return replies.timestamp((self._wall or 0.0) + now)
+    def _broken(self, error: ValueError) -> bytes:
+        """The node said what cannot be told: the client's stream ends here, and without its end."""
+        self.problem = str(error)
+        return self._writer.failure(self.problem, 502)
 
 
-class _Embedding:
-    """/api/embed and /api/embeddings by /v1/embeddings. There is no stream."""
+class _Embedding(_Asking):
+    """Vectors. There is no stream."""
 
-    path = "/v1/embeddings"
-
-    def __init__(self, task: Task, native: str) -> None:
-        self._legacy = task.path == "/api/embeddings"
-        self._model = _asked_model(task)
-        self._start = task.arrived
-        self.problem: str | None = None
-        fields = requests.fields_of(task.path, task.body)
-        self.body, self._number = requests.embed_body(fields, native, "prompt" if self._legacy else "input")
+    def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
+        super().__init__(task, asked, native, kind)
+        self._asked = asked
+        self._to = task.path
 
     def feed(self, data: bytes, now: float) -> bytes:
         raise Unsupported("embeddings are not streamed")
@@ -197,13 +234,17 @@ class _Embedding:
     def finish(self, now: float) -> bytes:
         return b""
 
-    def document(self, body: bytes, now: float) -> bytes:
-        seen = replies.vectors(body)
-        if len(seen.data) < self._number:
-            raise ValueError(f"the node gave {len(seen.data)} vectors for {self._number} texts")
-        if self._legacy:
-            return msgspec.json.encode({"embedding": replies.in_order(seen)[0] if self._number else []})
-        return replies.embed_document(self._model, seen, self._number, now - self._start)
+    def failure(self, text: str, status: int = 502) -> bytes:
+        return told(self._client, status, text)[2]
 
-    def error(self, status: int, body: bytes) -> tuple[int, bytes]:
-        return _error(status, body)
+    def document(self, body: bytes, now: float) -> bytes:
+        end = End()
+        found = ollama_read.vectors(body, end) if self.dialect is Dialect.OLLAMA else openai_read.vectors(body, end)
+        number = self._asked.number
+        if len(found) < number:
+            raise ValueError(f"the node gave {len(found)} vectors for {number} texts")
+        if self._to == openai_request.EMBED:
+            return openai_embed_document(self._name, found[:number], end, base64=self._asked.base64)
+        if self._to == ollama_request.EMBED:
+            return embed_document(self._name, found[:number], end, now)
+        return embedding_document(found[:number])

@@ -142,4 +142,5 @@ def test_the_end_of_a_stream_that_broke() -> None:
     assert stream_ending(Dialect.OLLAMA, 'a "b"') == b'{"error":"a \\"b\\""}\n'
     openai = stream_ending(Dialect.OPENAI, "x")
     assert openai.startswith(b'data: {"error":{"message":"x"') and openai.endswith(b"}\n\n") and b"[DONE]" not in openai
+    assert stream_ending(Dialect.RESPONSES, "x").startswith(b'event: error\ndata: {"type":"error","code":"server_error"')
     assert stream_ending(Dialect.ANTHROPIC, "x").startswith(b'event: error\ndata: {"type":"error","error":')
