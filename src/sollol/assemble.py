@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sollol.config import Config, NodeSettings
+from sollol.core.caching import Bounds, Store
 from sollol.core.scheduler import Limits, Scheduler
 from sollol.core.state import ClusterState
 from sollol.core.types import Node, NodeKind, Origin
@@ -16,6 +17,8 @@ from sollol.drivers.interfaces import own_addresses, resolve
 from sollol.drivers.searches import searches
 from sollol.drivers.survey import HttpSurveyor
 from sollol.engine.admission import Admission
+from sollol.engine.cache import Cache
+from sollol.engine.coalesce import Coalesce
 from sollol.engine.dispatch import Dispatch
 from sollol.engine.engine import Engine
 from sollol.engine.finder import Finder
@@ -35,6 +38,7 @@ class House:
     monitor: Monitor
     finder: Finder
     pipeline: Handler
+    cache: Cache
     take: Callable[[Config, Config], None]
     """Takes the settings (old, new) that may change while it runs. Raises `ConfigError`, and has changed nothing then."""
 
@@ -67,20 +71,30 @@ def build(config: Config) -> House:
         seconds=config.discovery.interval_seconds,
     )
     # The order of the layers is the way of every request, from outside in.
-    pipeline = compose((Observe(engine), Deadline(engine)), Dispatch(engine, admission))
+    cache = Cache(engine, Store(_bounds(config)), enabled=config.cache.enabled)
+    coalesce = Coalesce(engine, cache.store.counts, cache, join=config.cache.coalesce)
+    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce), Dispatch(engine, admission))
 
     def take(old: Config, new: Config) -> None:
         if new.discovery != old.discovery:
             finder.search_by(searches(new.discovery), new.discovery.interval_seconds)
         scheduler.limits = _limits(new)
+        cache.enabled, coalesce.join, cache.store.bounds = new.cache.enabled, new.cache.coalesce, _bounds(new)
+        if not new.cache.enabled:
+            cache.store.clear()
         transport.connect_timeout, surveyor.probe_seconds = new.health.connect_seconds, new.health.probe_seconds
 
-    return House(engine, admission, monitor, finder, pipeline, take)
+    return House(engine, admission, monitor, finder, pipeline, cache, take)
 
 
 def _limits(config: Config) -> Limits:
     queue = config.queue
     return Limits(queue.limit, queue.priority_step_seconds, queue.no_node_seconds, queue.body_bytes)
+
+
+def _bounds(config: Config) -> Bounds:
+    cache = config.cache
+    return Bounds(cache.ttl_seconds, cache.entries, cache.size_bytes)
 
 
 def configured_nodes(config: Config) -> list[Node]:

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from .ports import Headers
-from .types import Kind
+from .types import Kind, Task
 
 MOST_BODY: Final = 4 << 20
 """Requests with more bytes than this are not shared."""
@@ -32,27 +32,24 @@ _NOISE: Final = frozenset(
 _NOISY: Final = (b"sec-", b"x-forwarded-", b"x-sollol-", b"x-stainless-")
 
 
-def may_share(kind: Kind, repeatable: bool, asked: bool | None, *, load_only: bool, keep_alive: float | None) -> bool:
-    """Whether a request may be given the answer of an identical one.
+def may_share(task: Task, asked: bool | None) -> bool:
+    """Whether a client's wish that its request may share an answer can be met though the choice of words is not fixed.
 
-    ``repeatable``: asked again a node would say the same (`wire.requests`). ``asked``: what its client wishes, if anything. A
-    request that is there for its effect (loading a model, or unloading it afterwards) never may.
+    A request that is there for its effect (loading a model, or unloading it afterwards) must reach a node.
     """
-    if asked is False or load_only or keep_alive == 0 or kind is Kind.OTHER:
-        return False
-    return repeatable or asked is True
+    return asked is True and not task.load_only and task.keep_alive != 0 and task.kind is not Kind.OTHER
 
 
-def key(path: str, body: bytes, *, stream: bool, details: bool = False, pin: str | None = None, headers: Headers = ()) -> bytes:
+def key(path: str, body: bytes, *, stream: bool, details: bool = False, headers: Headers = ()) -> bytes:
     """What all requests have in common that may share one answer, as 32 bytes; empty for a body that is too long.
 
-    ``pin`` is the node that is insisted on, ``headers`` are those that go on to the node. The order of the body's fields and
-    its white space do not matter up to 16 KB, nor do "stream", "priority" and "keep_alive".
+    ``details``: routing details are put into the body. ``headers`` are those that go on to the node. The order of the body's
+    fields and its white space do not matter up to 16 KB, nor do "stream" (what it means counts), "priority" and "keep_alive".
     """
     if len(body) > MOST_BODY:
         return b""
     digest = blake2b(digest_size=32)
-    digest.update(repr((path, stream, details, pin, _telling(headers))).encode())
+    digest.update(repr((path, stream, details, _telling(headers))).encode())
     digest.update(_canonical(body))
     return digest.digest()
 
@@ -159,14 +156,22 @@ class Store:
         """Models of which there are answers."""
         return self._models
 
-    def get(self, key: bytes, now: float, max_age: float = float("inf")) -> Answer | None:
-        """The answer kept under ``key``, if it is at most ``max_age`` seconds old (0: none is) and its time is not over."""
+    def get(
+        self, key: bytes, now: float, max_age: float = float("inf"), holds: Callable[[Answer], bool] | None = None
+    ) -> Answer | None:
+        """The answer kept under ``key``, if it is at most ``max_age`` seconds old (0: none is) and its time is not over.
+
+        ``holds`` says whether it is still what a node would say; one that is not goes.
+        """
         found = self._answers.get(key)
         if found is not None:
             age = now - found.at
             if age > self._bounds.seconds:
                 self._drop(key)
                 self.counts.expired += 1
+            elif holds is not None and not holds(found):
+                self._drop(key)
+                self.counts.outdated += 1
             elif 0.0 < max_age >= age:
                 self._answers.move_to_end(key)
                 self.counts.hits += 1

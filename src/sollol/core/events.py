@@ -140,7 +140,8 @@ class FailureWithdrawn(Event, frozen=True):
 class TaskEnded(Event, frozen=True):
     """The request is over for its client. ``status`` is what the client saw; 499 if it left. ``nodes`` in the order tried.
 
-    ``resumed`` counts how often another node went on with the answer in its middle.
+    ``resumed`` counts how often another node went on with the answer in its middle. ``cache``: "hit" or "shared" when the
+    answer was another request's and no node was asked. ``hedged``: the node that ran it too and lost the race.
     """
 
     task: Task
@@ -154,6 +155,8 @@ class TaskEnded(Event, frozen=True):
     decision: Decision | None = None
     text: str = ""
     resumed: int = 0
+    cache: str = ""
+    hedged: str = ""
 
 
 class Unloaded(Event, frozen=True):

@@ -22,6 +22,7 @@ MAX_MODELS: Final = 200
 MAX_HOSTS: Final = 1_000
 OTHER: Final = "other"
 NONE: Final = "none"
+CACHE: Final = "cache"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a cached embedding to a long answer after a cold load.
@@ -99,7 +100,8 @@ class Metrics:
     """Listens to an engine, with ``on_event`` or with what ``takes`` has for each kind; `page` is the answer of ``/metrics``.
 
     Label values come from outside, so they are bounded: 200 models and 1,000 hosts, everything beyond is "other"; requests
-    that reached no node count under host and model "none", so that made-up names cost nothing.
+    that reached no node count under host and model "none", so that made-up names cost nothing; those that got the answer of
+    another request count under host "cache".
     """
 
     def __init__(self) -> None:
@@ -107,6 +109,8 @@ class Metrics:
         self._pairs: dict[tuple[str, str], _Pair] = {}
         self._models: set[str] = set()
         self._failures: dict[int, int] = {}
+        self._cached: dict[str, int] = {}
+        self._hedged = 0
         self._queued = Spread()
         self.takes: Mapping[type[Event], Callable[..., None]] = {
             TaskEnded: self._ended,
@@ -145,16 +149,29 @@ class Metrics:
                 attempts.add_metric((label, outcome), count)
             latency.add_metric((label,), host.latency.buckets(), host.latency.sum)
             first.add_metric((label,), host.first.buckets(), host.first.sum)
+        cached = CounterMetricFamily("sollol_cached", "Requests that got another one's answer", labels=("how",))
+        for how, count in self._cached.items():
+            cached.add_metric((how,), count)
+        hedged = CounterMetricFamily("sollol_hedged", "Requests that ran on two nodes, where the first answer won")
+        hedged.add_metric((), self._hedged)
         queued = HistogramMetricFamily("sollol_queue_seconds", "Time in the queue")
         queued.add_metric((), self._queued.buckets(), self._queued.sum)
-        yield from (requests, failures, attempts, tokens, latency, first, queued)
+        yield from (requests, failures, attempts, tokens, cached, hedged, latency, first, queued)
 
     def _first_token(self, event: FirstToken) -> None:
         self._host(event.node).first.observe(event.at - event.task.arrived)
 
     def _ended(self, event: TaskEnded) -> None:
-        pair = self._pair(event.nodes[-1], event.task) if event.nodes else self._bind(NONE, NONE)
+        if event.nodes:
+            pair = self._pair(event.nodes[-1], event.task)
+        elif event.cache:
+            self._cached[event.cache] = self._cached.get(event.cache, 0) + 1
+            pair = self._bind(CACHE, self._model_label(event.task.model))
+        else:
+            pair = self._bind(NONE, NONE)
         pair.requests += 1
+        if event.hedged:
+            self._hedged += 1
         if event.outcome == "failed" or event.status >= 500:
             self._failures[event.status] = self._failures.get(event.status, 0) + 1
         if not event.nodes:
@@ -187,14 +204,15 @@ class Metrics:
         pair = self._pairs.get((node, task.model))
         if pair is not None:
             return pair
-        model = task.model
-        if model not in self._models:
-            if len(self._models) < MAX_MODELS:
-                self._models.add(model)
-            else:
-                model = OTHER
         self._host(node)
-        return self._bind(self._host_label(node), model)
+        return self._bind(self._host_label(node), self._model_label(task.model))
+
+    def _model_label(self, model: str) -> str:
+        if model not in self._models:
+            if len(self._models) >= MAX_MODELS:
+                return OTHER
+            self._models.add(model)
+        return model
 
     def _bind(self, host: str, model: str) -> _Pair:
         return self._pairs.setdefault((host, model), _Pair())

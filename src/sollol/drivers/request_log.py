@@ -150,6 +150,10 @@ def _text_line(event: TaskEnded) -> str:
             line += f" output_tokens={counters.output_tokens}"
     if event.resumed:
         line += f" resumed={event.resumed}"
+    if event.cache:
+        line += f" cache={event.cache}"
+    if event.hedged:
+        line += f" hedged={_plain(event.hedged)}"
     if event.text:
         line += f" error={_plain(event.text[:_TEXT_LIMIT])}"
     return line + "\n"
@@ -187,6 +191,10 @@ def fields_of(event: TaskEnded) -> dict[str, Any]:
         fields.update({key: value for key, value in counted.items() if value is not None})
     if event.resumed:
         fields["resumed"] = event.resumed
+    if event.cache:
+        fields["cache"] = event.cache
+    if event.hedged:
+        fields["hedged"] = event.hedged
     if event.text:
         fields["error"] = event.text[:_TEXT_LIMIT]
     return fields

@@ -19,7 +19,9 @@ from sollol.errors import DeadlineExceeded, RequestError, ShuttingDown, SollolEr
 class Outcome(Struct, frozen=True):
     """How a request ended for its client. ``first_byte`` is on the engine's clock; ``queued`` in seconds.
 
-    ``resumed`` counts how often another node went on with the answer in its middle.
+    ``resumed`` counts how often another node went on with the answer in its middle. ``cache`` is "hit" for an answer that was
+    kept, "shared" for that of an identical request under way: then no node was asked. ``hedged`` is the node that ran the
+    request too and lost the race, if any.
     """
 
     status: int
@@ -31,6 +33,8 @@ class Outcome(Struct, frozen=True):
     decision: Decision | None = None
     text: str = ""
     resumed: int = 0
+    cache: str = ""
+    hedged: str = ""
 
 
 Handler = Callable[[Task, Sink], Awaitable[Outcome]]
@@ -94,6 +98,8 @@ class Observe:
                 outcome.decision,
                 outcome.text,
                 outcome.resumed,
+                outcome.cache,
+                outcome.hedged,
             ),
         )
 

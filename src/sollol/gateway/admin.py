@@ -20,7 +20,7 @@ from sollol.core.ports import Sink
 from sollol.core.types import Node, Origin
 from sollol.engine.statistics import Tally
 from sollol.errors import BadRequest, ConfigError, Conflict, RequestError
-from sollol.gateway import explain, metrics_page, openapi
+from sollol.gateway import cache_page, explain, metrics_page, openapi
 from sollol.gateway.answers import send_json
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
@@ -75,7 +75,7 @@ def statistics(gateway: Gateway) -> dict[str, Any]:
         "node_performance": {node.id: _performance(tally) for node, tally in nodes},
         # The connections to nodes are HTTP/1.1: it is all that Ollama and llama.cpp speak.
         "http2_enabled": False,
-        "cache": {"enabled": False},
+        "cache": cache_page.state(gateway),
     }
 
 
@@ -257,6 +257,8 @@ ROUTES: Final[dict[tuple[str, str], Handler]] = {
     ("POST", "/api/reload"): reload,
     ("GET", "/api/queue"): queue,
     ("GET", "/api/routing/explain"): explain.explain,
+    ("GET", cache_page.PATH): cache_page.show,
+    ("DELETE", cache_page.PATH): cache_page.clear,
     ("GET", openapi.PATH): openapi.openapi,
     ("GET", metrics_page.PATH): metrics_page.metrics,
     ("HEAD", metrics_page.PATH): metrics_page.metrics,

@@ -15,6 +15,7 @@ from sollol.gateway.guards import Guard
 
 if TYPE_CHECKING:
     from sollol.engine.admission import Admission
+    from sollol.engine.cache import Cache
     from sollol.engine.finder import Finder
     from sollol.engine.monitor import Monitor
     from sollol.gateway.shapes import Reloaded
@@ -40,3 +41,4 @@ class Gateway:
     metrics: Metrics = field(default_factory=Metrics)
     blobs: BlobPlaces = field(default_factory=BlobPlaces)
     reload: Callable[[], Reloaded] | None = None
+    cache: Cache | None = None

@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from sollol.core import caching
 from sollol.core.ports import Header, Sink
 from sollol.core.types import Mode, Task
 from sollol.engine.pipeline import Handler
@@ -19,7 +20,7 @@ from sollol.gateway.http import Request
 from sollol.gateway.models import unload_everywhere
 from sollol.gateway.targets import nobody
 from sollol.wire import errors as wire_errors
-from sollol.wire.control import Control, control
+from sollol.wire.control import Control, control, oldest
 from sollol.wire.names import canonical
 from sollol.wire.requests import Peek, read
 
@@ -89,7 +90,7 @@ class Inference:
     def _task(self, request: Request, peek: Peek, asked: Asked) -> Task:
         gateway, wishes = self._gateway, peek.control
         now = gateway.engine.clock.now()
-        return Task(
+        task = Task(
             id=next(self._ids),
             kind=peek.kind,
             dialect=peek.dialect,
@@ -114,7 +115,23 @@ class Inference:
             plain=peek.plain,
             details=wishes.details,
             headers=asked.onward,
+            hedge=wishes.hedge,
         )
+        if peek.repeatable or wishes.cache:
+            self._may_share(task, request, peek)
+        return task
+
+    def _may_share(self, task: Task, request: Request, peek: Peek) -> None:
+        """Give the task a key, if its answer may be shared with identical requests and its client has nothing against it."""
+        wish, cache = peek.control.cache, self._gateway.config.cache
+        if wish is False or task.pin is not None or not (cache.enabled or cache.coalesce):
+            return
+        if not (peek.repeatable or caching.may_share(task, wish)):
+            return
+        age = oldest(request.header(b"cache-control"))
+        if age is not None:
+            task.max_age = age
+            task.key = caching.key(task.path, task.body, stream=task.stream, details=task.details, headers=task.headers)
 
     def _mode(self, wished: Mode | None) -> Mode:
         return self._gateway.config.routing.mode if wished is None else wished

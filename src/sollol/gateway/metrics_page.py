@@ -35,7 +35,18 @@ def gauges(gateway: Gateway) -> list[Gauge]:
         Gauge("sollol_queue_depth", "Requests that wait", (), [((), float(gateway.admission.waiting))]),
         Gauge("sollol_in_flight", "Requests on the node now", host, [((n.id,), float(n.in_flight)) for n in nodes]),
         Gauge("sollol_node_up", "1 if the node takes requests", host, [((n.id,), float(usable(n))) for n in nodes]),
+        *_of_cache(gateway),
         Gauge("sollol_node_slots", "Slots, learned or configured", host, [((n.id,), float(n.slots.count)) for n in nodes]),
+    ]
+
+
+def _of_cache(gateway: Gateway) -> list[Gauge]:
+    if gateway.cache is None:
+        return []
+    store = gateway.cache.store
+    return [
+        Gauge("sollol_cache_answers", "Answers that are kept", (), [((), float(len(store)))]),
+        Gauge("sollol_cache_bytes", "Size of the answers that are kept", (), [((), float(store.bytes))]),
     ]
 
 

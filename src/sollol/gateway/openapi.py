@@ -9,7 +9,7 @@ from msgspec import Struct
 
 import sollol
 from sollol.core.ports import Sink
-from sollol.gateway import explain, shapes
+from sollol.gateway import cache_page, explain, shapes
 from sollol.gateway.answers import send_json
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
@@ -48,6 +48,15 @@ OPERATIONS: Final = (
     Operation("delete", _ONE, "Forget a node", shapes.Removed, refusals=(400, 404)),
     Operation("get", "/api/queue", "Requests that wait for a node", shapes.Queue),
     Operation("post", "/api/reload", "Read the settings again and take them", shapes.Reloaded, refusals=(400, 409)),
+    Operation("get", cache_page.PATH, "What the response cache holds and did", cache_page.CacheState),
+    Operation(
+        "delete",
+        cache_page.PATH,
+        "Drop kept answers",
+        cache_page.Cleared,
+        query=cache_page.Which,
+        refusals=(400,),
+    ),
     Operation(
         "get",
         "/api/routing/explain",

@@ -33,6 +33,7 @@ LIVE: Final = frozenset(
         *(f"discovery.{name}" for name in ("docker", "docker_host", "mdns")),
         *(f"queue.{name}" for name in ("limit", "body_bytes", "priority_step_seconds", "no_node_seconds")),
         *("health.connect_seconds", "health.probe_seconds"),
+        *(f"cache.{name}" for name in ("enabled", "coalesce", "ttl_seconds", "entries", "size_bytes")),
         *(f"limits.{name}" for name in ("json_body_bytes", "header_bytes", "connections")),
         *(f"limits.{name}_seconds" for name in ("header", "body", "idle")),
         *(f"log.{name}" for name in ("level", "format", "requests")),

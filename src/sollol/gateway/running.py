@@ -99,6 +99,7 @@ async def open_gateway(
         house.finder,
         started=house.engine.clock.now(),
         guard=guard,
+        cache=house.cache,
     )
     request_log = RequestLog(stream=tell(config.log) if tell is not None else None, as_json=config.log.format == "json")
     _count(gateway, request_log)

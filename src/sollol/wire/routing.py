@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,6 +12,8 @@ from sollol.core.analyze import analyze
 from sollol.core.explain import reason
 from sollol.core.ports import Header
 from sollol.core.types import Decision, Mode, Node, NodeKind
+
+_DETAILS: Final = b'"_sollol_routing":'
 
 
 def headers(decision: Decision, node: Node, kind: NodeKind) -> list[Header]:
@@ -56,6 +59,25 @@ def details(decision: Decision, node: Node, kind: NodeKind) -> dict[str, Any]:
     }
 
 
+def recalled(body: bytes) -> bytes:
+    """A kept answer with its `_sollol_routing`, which says now that nothing was decided: it comes from the cache.
+
+    The node is the one that made the answer. A body without routing details stays as it is.
+    """
+    start = body.rfind(_DETAILS)
+    if start < 0:
+        return body
+    end = body.rfind(b"}")
+    try:
+        known = msgspec.json.decode(body[start + len(_DETAILS) : end])
+    except msgspec.DecodeError:
+        return body
+    if not isinstance(known, dict):
+        return body
+    known |= {"expected_seconds": 0.0, "attempts": 0, "queue_ms": 0.0, "reason": "answered from the cache", "cache": "hit"}
+    return body[: start + len(_DETAILS)] + msgspec.json.encode(known) + body[end:]
+
+
 def ascii_value(text: str) -> bytes:
     """`text` as a header value: printable ASCII, everything else replaced."""
     if text.isascii() and text.isprintable():
@@ -64,10 +86,16 @@ def ascii_value(text: str) -> bytes:
 
 
 class Annotate:
-    """Adds `_sollol_routing` to the last line of an NDJSON stream, or to a document; other lines pass untouched."""
+    """Adds `_sollol_routing` to the last line of an NDJSON stream, or to a document; other lines pass untouched.
 
-    def __init__(self, decision: Decision, node: Node, kind: NodeKind) -> None:
-        self._value = msgspec.json.encode(details(decision, node, kind))
+    ``resumed`` names the nodes that said the beginning of the answer.
+    """
+
+    def __init__(self, decision: Decision, node: Node, kind: NodeKind, resumed: Sequence[str] = ()) -> None:
+        told = details(decision, node, kind)
+        if resumed:
+            told["resumed_from"] = resumed
+        self._value = _DETAILS + msgspec.json.encode(told)
         self._rest = b""
 
     def feed(self, data: bytes, now: float) -> bytes:
@@ -91,4 +119,4 @@ class Annotate:
         if not body.endswith(b"}"):
             return document
         comma = b"" if body == b"{}" else b","
-        return body[:-1] + comma + b'"_sollol_routing":' + self._value + b"}"
+        return body[:-1] + comma + self._value + b"}"
