@@ -37,7 +37,7 @@ class SseWatch:
         """Look at a piece of the body."""
         if self._open is None and self.first_ok and data.endswith(_GAPS):
             self.tokens += data.count(b"\n\n") or data.count(b"\n\r\n")
-            self._tail.append(data if len(data) <= KEEP else data[-KEEP:])
+            self._tail.append(data if len(data) <= KEEP else _last(data))
             if b"error" in data:
                 self._look_for_error(data)
             return
@@ -72,7 +72,7 @@ class SseWatch:
 
     def _whole(self, events: bytes) -> None:
         self.tokens += events.count(b"\n\n") or events.count(b"\n\r\n")
-        self._tail.append(events if len(events) <= KEEP else events[-KEEP:])
+        self._tail.append(events if len(events) <= KEEP else _last(events))
         if not self.first_ok and self.problem is None:
             self._judge_first(events)
         if b"error" in events:
@@ -151,6 +151,13 @@ class _End:
         if path.startswith("/v1/responses"):
             return self.done.startswith("response.")
         return self.done == "[DONE]" and self.finished
+
+
+def _last(events: bytes) -> bytes:
+    """The end of long events: the last one stays whole, since that of a response repeats the answer."""
+    whole = events.rstrip(b"\r\n")
+    start = max(whole.rfind(b"\n\n"), whole.rfind(b"\n\r\n"), 0)
+    return events[min(start, len(events) - KEEP) :] if len(events) - start <= OPEN else events[-KEEP:]
 
 
 def _end_of(data: bytearray, gap: bytes, start: int) -> int:

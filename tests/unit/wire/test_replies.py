@@ -272,3 +272,18 @@ def test_documents(path: str, body: bytes, complete: bool) -> None:
 @given(st.sampled_from([CHAT, "/api/pull", V1, "/v1/messages", "/v1/responses"]), st.lists(st.binary(max_size=30), max_size=10))
 def test_rubbish_is_never_complete(path: str, pieces: list[bytes]) -> None:
     assert not ended(path, *pieces).complete
+
+
+@pytest.mark.parametrize("share", [1, 3])
+def test_the_last_event_of_a_response_may_be_as_long_as_the_answer(share: int) -> None:
+    """It repeats all that was said; its end is known without it, and so are its counts."""
+    usage = b'"usage":{"input_tokens":22,"output_tokens":9}'
+    long = (
+        b'{"type":"response.completed","response":{"status":"completed","error":null,"output":"' + b"x" * 60_000 + b'",' + usage
+    )
+    body = b'data: {"type":"response.created","response":{}}\n\nevent: response.completed\ndata: ' + long + b"}}\n\n"
+    pieces = [body[at : at + len(body) // share + 1] for at in range(0, len(body), len(body) // share + 1)]
+    ending = ended("/v1/responses", *pieces)
+    assert ending.complete and ending.error is None
+    assert ending.counters is not None and ending.counters.output_tokens == 9
+    assert not ended("/v1/responses", body[:-40]).complete
