@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,18 +13,21 @@ from typing import Any, Literal, Self, Unpack, overload
 import msgspec
 
 from sollol.config import NodeSettings
+from sollol.core.types import Mode
 from sollol.engine.statistics import Statistics
-from sollol.errors import ShuttingDown, SollolError
+from sollol.errors import BadRequest, ShuttingDown, SollolError
 from sollol.gateway.admin import statistics
 from sollol.pool import bodies
 from sollol.pool.async_models import AsyncModels
 from sollol.pool.inside import Inside, decoded
 from sollol.pool.nodes import Nodes, PoolNode, named_node
-from sollol.pool.options import ChatOptions, EmbedOptions, GenerateOptions, split
-from sollol.pool.replies import ChatReply, EmbeddingReply, EmbedReply, GenerateReply, R, wrap
+from sollol.pool.options import CallOptions, ChatOptions, EmbedOptions, GenerateOptions, split
+from sollol.pool.replies import ChatReply, EmbeddingReply, EmbedReply, GenerateReply, R, Reply, wrap
 from sollol.pool.settings import NodeForm, PoolSettings, Wishes, node_settings, pool_settings
 from sollol.pool.streams import AsyncReplies
 from sollol.wire.address import parse_endpoint
+
+log = logging.getLogger("sollol.pool")
 
 
 class AsyncPool(AsyncModels):
@@ -150,6 +154,28 @@ class AsyncPool(AsyncModels):
         body = bodies.encoded({"model": model, "prompt": prompt, **fields})
         return wrap(EmbeddingReply, decoded(await self._opened().ask("/api/embeddings", body, wishes, model=model)))
 
+    # --- warming
+
+    async def warm_model(self, model: str, **options: Unpack[CallOptions]) -> bool:
+        """Load a model before it is needed. False if that did not work; the log says why."""
+        try:
+            try:
+                await self.generate(model, **options)
+            except BadRequest:  # a model that only embeds
+                await self.embed(model, [""], keep_alive=options.get("keep_alive"), node=options.get("node"))
+        except SollolError as error:
+            log.warning("could not warm %s: %s", model, error)
+            return False
+        return True
+
+    async def warm_models(self, models: Sequence[str], *, parallel: bool = True, **options: Unpack[CallOptions]) -> Reply:
+        """Load several models, at once or one after another; which of them are loaded now, by name."""
+        if parallel:
+            done = await asyncio.gather(*(self.warm_model(model, **options) for model in models))
+        else:
+            done = [await self.warm_model(model, **options) for model in models]
+        return Reply(zip(models, done, strict=True))
+
     # --- the pool itself
 
     async def ready(self) -> Self:
@@ -188,10 +214,19 @@ class AsyncPool(AsyncModels):
         inside = self._current()
         return known if inside is None else inside.remove(parse_endpoint(gone.url)) or known
 
+    def set_routing_mode(self, mode: Mode | None) -> None:
+        """The mode of calls that name none, from the next one on; None: the configuration's."""
+        self._wishes = replace(self._wishes, mode=mode)
+        self._settings = replace(self._settings, wishes=self._wishes)
+
+    async def searched(self) -> None:
+        """Wait for the end of the first search, where there is one."""
+        await self._opened().searched()
+
     async def get_stats(self) -> dict[str, Any]:
         """What was counted since the pool was made; latencies in milliseconds, None where nothing was measured."""
         inside = self._opened()
-        await inside.ready()
+        await inside.searched()
         return statistics(inside.gateway)
 
     async def aclose(self) -> None:

@@ -29,6 +29,7 @@ from sollol.pool.refusals import broken, refusal
 from sollol.pool.settings import GATEWAY_SLOTS, PoolSettings, Wishes
 from sollol.pool.sinks import Flow, Whole
 from sollol.wire.control import Control
+from sollol.wire.names import canonical
 
 T = TypeVar("T")
 Work = Callable[[Request, Sink], Awaitable[None]]
@@ -60,6 +61,7 @@ class Inside:
         self._gateways: frozenset[str] = frozenset()
         self._notes: dict[Wishes, dict[str, Any]] = {}
         self._told = not settings.tell
+        self._settled = False
         house.engine.listen(statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
         house.engine.listen(self._heard, NodeAdded, NodeSurveyed, NodeRemoved, NodeChanged)
         if not settings.here:
@@ -90,15 +92,16 @@ class Inside:
 
     async def ask(self, path: str, body: bytes, wishes: Wishes, *, model: str = "") -> bytes:
         """The complete answer to a request for inference. Raises a `SollolError`."""
-        if self.settings.search:
-            await self.searched()
+        if not self._settled:
+            await self._somebody_has(model)
         return await self._whole(self._inference, self._request(path, body, wishes), model)
 
     def flow(self, path: str, body: bytes, wishes: Wishes, *, model: str = "") -> Flowing:
         """The answer as it comes; the request is sent at once."""
 
         async def work(request: Request, sink: Sink) -> None:
-            await self.searched()
+            if not self._settled:
+                await self._somebody_has(model)
             await self._inference(self._request(path, body, wishes), sink)
 
         return Flowing(self, work, self._request(path, body, wishes), model)
@@ -174,6 +177,19 @@ class Inside:
             }
             onward = [(b"x-sollol-" + name, str(value).encode()) for name, value in told.items() if value is not None]
         return Asked(self.gateway.guard, wished, wishes.app or "pool", tuple(onward))
+
+    async def _somebody_has(self, model: str) -> None:
+        """For the first calls: wait until a node is known to have the model, or until it is known that none has it."""
+        await self.searched()
+        nodes, monitor, name = self.house.engine.state.nodes, self.house.monitor, canonical(model)
+        looks = {self.loop.create_task(monitor.looked([node])) for node in nodes}
+        try:
+            while looks and not any(name in node.models for node in nodes.values()):
+                _, looks = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            self._settled = self._settled or not looks
+        finally:
+            for look in looks:
+                look.cancel()
 
     async def _about_models(self, request: Request, sink: Sink) -> None:
         if not self.through_gateways:

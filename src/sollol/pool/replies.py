@@ -158,7 +158,7 @@ class EmbedReply(_Counted, inner={ROUTING: Routing}):
     @property
     def vectors(self) -> Sequence[Any]:
         """One vector per input; of a single text its numbers."""
-        found: Sequence[Any] = dict.get(self, "embeddings") or []
+        found: Sequence[Any] = self.get("embeddings") or []
         return found[0] if found and getattr(self, "_single", False) else found
 
     @overload
