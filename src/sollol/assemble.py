@@ -22,6 +22,7 @@ from sollol.engine.coalesce import Coalesce
 from sollol.engine.dispatch import Dispatch
 from sollol.engine.engine import Engine
 from sollol.engine.finder import Finder
+from sollol.engine.hedge import Hedge
 from sollol.engine.monitor import Monitor
 from sollol.engine.pipeline import Deadline, Handler, Observe, compose
 from sollol.wire.address import parse_endpoint
@@ -73,13 +74,15 @@ def build(config: Config) -> House:
     # The order of the layers is the way of every request, from outside in.
     cache = Cache(engine, Store(_bounds(config)), enabled=config.cache.enabled)
     coalesce = Coalesce(engine, cache.store.counts, cache, join=config.cache.coalesce)
-    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce), Dispatch(engine, admission))
+    hedge = Hedge(engine, always=config.routing.hedging)
+    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce, hedge), Dispatch(engine, admission))
 
     def take(old: Config, new: Config) -> None:
         if new.discovery != old.discovery:
             finder.search_by(searches(new.discovery), new.discovery.interval_seconds)
         scheduler.limits = _limits(new)
         cache.enabled, coalesce.join, cache.store.bounds = new.cache.enabled, new.cache.coalesce, _bounds(new)
+        hedge.always = new.routing.hedging
         if not new.cache.enabled:
             cache.store.clear()
         transport.connect_timeout, surveyor.probe_seconds = new.health.connect_seconds, new.health.probe_seconds

@@ -28,7 +28,14 @@ Read = Callable[[], Config]
 
 LIVE: Final = frozenset(
     {
-        *("gateway.allowed_origins", "gateway.shutdown_seconds", "routing.mode", "auth.keys", "auth.admin_keys"),
+        *(
+            "gateway.allowed_origins",
+            "gateway.shutdown_seconds",
+            "routing.mode",
+            "routing.hedging",
+            "auth.keys",
+            "auth.admin_keys",
+        ),
         *(f"discovery.{name}" for name in ("enabled", "networks", "ports", "interval_seconds", "this_machine")),
         *(f"discovery.{name}" for name in ("docker", "docker_host", "mdns")),
         *(f"queue.{name}" for name in ("limit", "body_bytes", "priority_step_seconds", "no_node_seconds")),
