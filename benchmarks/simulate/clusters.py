@@ -19,15 +19,33 @@ FIVE = (
 )
 
 
-def unequal(models: tuple[ModelSpec, ...] = (CHAT,)) -> tuple[NodeSpec, ...]:
+def unequal(context: int = 4096) -> tuple[NodeSpec, ...]:
     """Five machines as they stand about in an office: from a fast GPU with four slots to a CPU."""
-    return (
+    models = (CHAT,)
+    nodes = (
         NodeSpec("gpu-fast", True, 24 * GB, 4, 2.0, 4000, 110, 0.15, models=models),
         NodeSpec("gpu-good", True, 16 * GB, 2, 1.5, 2500, 70, 0.2, models=models),
         NodeSpec("gpu-old", True, 12 * GB, 2, 1.0, 1200, 40, 0.3, models=models),
         NodeSpec("gpu-small", True, 12 * GB, 1, 1.0, 600, 20, 0.3, models=models),
         NodeSpec("cpu", False, 32 * GB, 1, 0.8, 60, 8, 0.9, models=models),
     )
+    return tuple(replace(node, context=context) for node in nodes)
+
+
+def equal(count: int) -> tuple[NodeSpec, ...]:
+    """GPUs that are all alike, of two slots each."""
+    return tuple(NodeSpec(f"gpu-{place + 1}", True, 16 * GB, 2, 1.5, 2500, 70, 0.2, models=(CHAT,)) for place in range(count))
+
+
+def many(count: int) -> tuple[NodeSpec, ...]:
+    """Machines of ten kinds: speeds from 20 to 110 tokens/s, one to four slots."""
+    out = []
+    for place in range(count):
+        kind = place % 10
+        slots = (1, 2, 2, 4)[kind % 4]
+        base = NodeSpec(f"node-{place + 1}", True, 24 * GB, slots, 1.5, 600 + 380 * kind, 20 + 10 * kind, 0.2, models=(CHAT,))
+        out.append(base)
+    return tuple(out)
 
 
 def alike(count: int, slots: int) -> tuple[NodeSpec, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.simulate.kinds import IDEAL, OURS, SIMPLE
 from benchmarks.simulate.measure import Outcome
-from benchmarks.simulate.scenarios import IDEAL, OURS, SIMPLE
 
 _COLUMNS = (
     ("mean", "mean"),
@@ -17,26 +17,45 @@ _COLUMNS = (
     ("first_mean", "first token, mean"),
     ("first_p95", "first token, p95"),
     ("loads", "loads"),
+    ("fairness", "fairness (Jain)"),
     ("refused", "refused"),
     ("lost", "lost"),
+    ("failed", "failed attempts"),
+    ("watched_mean", "watched, mean"),
+    ("watched_max", "watched, longest"),
+    ("returned", "returned"),
 )
-_COUNTS = frozenset({"loads", "refused", "lost"})
+_COUNTS = frozenset({"loads", "refused", "lost", "failed"})
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """One row a scenario: ideal in seconds, the others as mean ÷ ideal."""
     lines = [
-        "| scenario | ideal: mean / p95 / first token p95 (s) | **ours** ÷ ideal, same three | least connections | "
-        "round robin | random | loads: ours / ideal / least connections |",
-        "|---|---|---|---|---|---|---|",
+        "| scenario | ideal: mean / p95 / first token p95 (s) | **ours** ÷ ideal, same three | "
+        + " | ".join(SIMPLE)
+        + " | fairness | loads: ours / ideal |",
+        "|---|---|---|" + "---|" * (len(SIMPLE) + 2),
     ]
     for outcome in outcomes:
         ideal = " / ".join(f"{outcome.median(IDEAL, figure):.1f}" for figure in ("mean", "p95", "first_p95"))
         ours = [f"{outcome.ratio(figure, IDEAL):.2f}" for figure in ("mean", "p95", "first_p95")]
-        others = " | ".join(f"{outcome.ratio('mean', IDEAL, policy):.2f}" for policy in reversed(SIMPLE))
-        loads = " / ".join(f"{outcome.median(policy, 'loads'):.0f}" for policy in (OURS, IDEAL, SIMPLE[-1]))
-        lines.append(f"| {outcome.scenario.title} | {ideal} | **{ours[0]}** / {ours[1]} / {ours[2]} | {others} | {loads} |")
+        others = " | ".join(_short(outcome, policy) for policy in SIMPLE)
+        loads = " / ".join(f"{outcome.median(policy, 'loads'):.0f}" for policy in (OURS, IDEAL))
+        fair = f"{outcome.median(OURS, 'fairness'):.2f}"
+        title = outcome.scenario.title
+        lines.append(f"| {title} | {ideal} | **{ours[0]}** / {ours[1]} / {ours[2]} | {others} | {fair} | {loads} |")
     return "\n".join(lines)
+
+
+def _short(outcome: Outcome, policy: str) -> str:
+    """Mean ÷ ideal; ∞ where some requests got no answer."""
+    if policy not in outcome.runs:
+        return "-"
+    ratio = outcome.ratio("mean", IDEAL, policy)
+    if ratio == float("inf"):
+        gone = outcome.median(policy, "lost") + outcome.median(policy, "refused")
+        return f"∞, {gone:.0f} lost"
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def details(outcome: Outcome) -> str:
@@ -47,20 +66,18 @@ def details(outcome: Outcome) -> str:
         "| policy | " + " | ".join(title for _, title in _COLUMNS) + " |",
         "|---|" + "---|" * len(_COLUMNS),
     ]
-    for policy in outcome.scenario.policies:
+    for policy in outcome.runs:
         values = ((figure, outcome.median(policy, figure)) for figure, _ in _COLUMNS)
         cells = " | ".join(f"{value:.0f}" if figure in _COUNTS else f"{value:.2f}" for figure, value in values)
         lines.append(f"| {policy} | {cells} |")
     lines += ["", "Promised of ours:"]
-    for bar in outcome.scenario.promises:
-        found = outcome.ratio(bar.figure, bar.versus)
-        verdict = "kept" if found <= bar.limit else "BROKEN"
-        lines.append(f"- {bar.figure} ≤ {bar.limit} × {bar.versus}: {found:.3f}, {verdict}")
+    for bar, found in outcome.promises():
+        lines.append(f"- {bar.text}: {found:.3f}, {'kept' if bar.kept(found) else 'BROKEN'}")
     return "\n".join(lines)
 
 
 def document(outcomes: Sequence[Outcome], seeds: Sequence[int], scale: float, seconds: float) -> dict[str, Any]:
-    """Everything, for a file."""
+    """Everything, for a file. Infinite figures are null."""
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
@@ -75,14 +92,14 @@ def document(outcomes: Sequence[Outcome], seeds: Sequence[int], scale: float, se
 def _scenario(outcome: Outcome) -> dict[str, Any]:
     return {
         "title": outcome.scenario.title,
-        "promises": [
-            {
-                "figure": bar.figure,
-                "versus": bar.versus,
-                "limit": bar.limit,
-                "found": round(outcome.ratio(bar.figure, bar.versus), 4),
-            }
-            for bar in outcome.scenario.promises
-        ],
-        "runs": {policy: [figures.as_dict() for figures in runs] for policy, runs in outcome.runs.items()},
+        "promises": [{"promise": bar.text, "found": _finite(round(found, 4))} for bar, found in outcome.promises()],
+        "cpu_seconds": {policy: round(seconds, 2) for policy, seconds in outcome.cpu.items()},
+        "runs": {
+            policy: [{name: _finite(value) for name, value in figures.as_dict().items()} for figures in runs]
+            for policy, runs in outcome.runs.items()
+        },
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None

@@ -1,55 +1,14 @@
-"""The scenarios: nodes, what happens there, and what our policy promises. One function each."""
+"""The scenarios of a cluster in good health: loads, bursts, many models, conversations. More in `crowds` and `troubles`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from random import Random
 
-from benchmarks.simulate import clusters
-from benchmarks.simulate.traffic import Population, Source, capacity, people
+from benchmarks.simulate import clusters, crowds, troubles
+from benchmarks.simulate.kinds import BLIND, IDEAL, KNOWN, LEAST, NEAR_IDEAL, ONE_MODEL, Bar, Scenario, steady
+from benchmarks.simulate.talks import Habits, Talk, converse, spread
+from benchmarks.simulate.traffic import Source, capacity, people
 from benchmarks.simulate.world import World
-
-from sollol.emulator.specs import NodeSpec
-
-OURS, KNOWN, IDEAL = "ours", "ours, slots known", "ideal"
-RANDOM, TURNS, LEAST = "random", "round robin", "least connections"
-SIMPLE = (RANDOM, TURNS, LEAST)
-
-Play = Callable[[World, int, float], None]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A promise: ``figure`` of ours is at most ``limit`` × that of ``versus``."""
-
-    figure: str
-    versus: str
-    limit: float
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """``play(world, seed, scale)`` says who comes when; ``scale`` under 1 asks for a shorter run of the same kind.
-
-    ``shortest`` is the least scale at which the promises mean anything: learning has its price once, not in each request.
-    """
-
-    name: str
-    title: str
-    nodes: tuple[NodeSpec, ...]
-    play: Play
-    bars: tuple[Bar, ...]
-    policies: tuple[str, ...] = (OURS, IDEAL, *SIMPLE)
-    shortest: float = 0.3
-
-    @property
-    def promises(self) -> tuple[Bar, ...]:
-        """The scenario's own bars, and that no simple policy is better."""
-        return self.bars + tuple(Bar("mean", name, 1.03) for name in self.policies if name in SIMPLE)
-
-
-NEAR_IDEAL = (Bar("mean", IDEAL, 1.05), Bar("p95", IDEAL, 1.15))
-ONE_MODEL = people([(clusters.CHAT.name, 1.0)])
 
 
 def chat(name: str, title: str, share: float, bars: tuple[Bar, ...] = NEAR_IDEAL) -> Scenario:
@@ -58,14 +17,23 @@ def chat(name: str, title: str, share: float, bars: tuple[Bar, ...] = NEAR_IDEAL
     return Scenario(name, title, nodes, steady(nodes, ONE_MODEL, share, 2_000), bars)
 
 
-def steady(nodes: tuple[NodeSpec, ...], population: Population, share: float, count: int) -> Play:
-    """Requests at random times, ``share`` of the capacity of ``nodes``."""
-    rate = share * capacity(nodes, population)
+def equal() -> Scenario:
+    """Nodes that are all alike, where the simple policies are at their best."""
+    nodes = clusters.equal(5)
+    return Scenario("equal", "equal nodes, high load", nodes, steady(nodes, ONE_MODEL, 0.85, 2_000), NEAR_IDEAL)
+
+
+def agents() -> Scenario:
+    """Every minute or so forty requests at once, as programs make them."""
+    nodes = clusters.unequal()
+    pause = 40 / (0.6 * capacity(nodes, ONE_MODEL))
 
     def play(world: World, seed: int, scale: float) -> None:
-        world.replay(Source(population, f"steady {seed}").steady(rate, round(count * scale)))
+        source = Source(ONE_MODEL, f"agents {seed}")
+        for number in range(round(40 * scale)):
+            world.replay(source.burst(40, 1.0 + number * pause, 0.5))
 
-    return play
+    return Scenario("agents", "bursts of agents", nodes, play, (Bar("mean", IDEAL, 1.05),))
 
 
 def cold_burst() -> Scenario:
@@ -100,13 +68,50 @@ def many_models() -> Scenario:
     return Scenario("many-models", "five models that do not fit together", nodes, play, bars, shortest=1.0)
 
 
+def conversations() -> Scenario:
+    """People who talk to a model for a while, all with the same instructions before what they say."""
+    nodes = clusters.unequal()
+    habits = Habits(system=400, opening=200, message=80, answer=150, pause=15.0)
+
+    def play(world: World, seed: int, scale: float) -> None:
+        def make(number: int, random: Random) -> Talk:
+            return Talk(number, f"client-{number % 8}", random.randint(2, 10), habits, random)
+
+        converse(world, spread(f"talks {seed}", round(400 * scale), 0.4, make))
+
+    return Scenario("conversations", "conversations", nodes, play, (Bar("mean", IDEAL, 1.05),), others=(BLIND,))
+
+
+def long_agents() -> Scenario:
+    """Eight programs whose prompts grow and grow, and who answer at once."""
+    nodes = clusters.unequal(context=65_536)
+    habits = Habits(system=2_000, opening=6_000, message=1_200, answer=120, pause=3.0)
+
+    def play(world: World, seed: int, scale: float) -> None:
+        def make(number: int, random: Random) -> Talk:
+            return Talk(number, f"agent-{number}", random.randint(12, 30), habits, random)
+
+        converse(world, spread(f"long {seed}", round(60 * scale), 1 / 24, make))
+
+    bars = (Bar("mean", BLIND, 0.7), Bar("mean", IDEAL, 1.05))
+    return Scenario("long-agents", "few long agents", nodes, play, bars, others=(BLIND,), shortest=0.5)
+
+
 def unknown_slots(slots: int) -> Scenario:
     """About an hour of nodes of ``slots`` slots, which nobody says."""
     nodes = clusters.alike(6 if slots == 1 else 3, slots)
     title = "slots unknown: " + ("one each" if slots == 1 else f"{slots} each")
     bars = (Bar("mean", KNOWN, 1.02),)
-    policies = (OURS, KNOWN, IDEAL, *SIMPLE)
-    return Scenario(f"slots-{slots}", title, nodes, steady(nodes, ONE_MODEL, 0.7, 4_000), bars, policies, shortest=1.0)
+    play = steady(nodes, ONE_MODEL, 0.7, 4_000)
+    return Scenario(f"slots-{slots}", title, nodes, play, bars, others=(KNOWN,), shortest=1.0)
+
+
+def large() -> Scenario:
+    """An hour of fifty busy nodes of ten kinds."""
+    nodes = clusters.many(50)
+    rate = 0.7 * capacity(nodes, ONE_MODEL)
+    play = steady(nodes, ONE_MODEL, 0.7, round(3_600 * rate))
+    return Scenario("fifty-nodes", "an hour of fifty busy nodes", nodes, play, NEAR_IDEAL, shortest=0.02, seeds=1)
 
 
 def all_scenarios() -> dict[str, Scenario]:
@@ -116,10 +121,17 @@ def all_scenarios() -> dict[str, Scenario]:
         chat("chat-light", "chat, light load", 0.25),
         chat("chat-medium", "chat, medium load", 0.55),
         chat("chat-high", "chat, high load", 0.85, high),
+        equal(),
         many_models(),
         cold_burst(),
         warm_burst(),
+        agents(),
+        conversations(),
+        long_agents(),
         unknown_slots(1),
         unknown_slots(8),
+        *crowds.all_scenarios(),
+        *troubles.all_scenarios(),
+        large(),
     )
     return {scenario.name: scenario for scenario in made}

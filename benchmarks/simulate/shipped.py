@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isinf
 from typing import cast
 
+from benchmarks.simulate.moving import Moves
 from benchmarks.simulate.traffic import Request
-from benchmarks.simulate.world import SimNode, World
+from benchmarks.simulate.world import Failure, SimNode, World
 
 from sollol.core.events import (
     AttemptEnded,
@@ -15,6 +17,7 @@ from sollol.core.events import (
     FirstToken,
     NodeAdded,
     NodeSurveyed,
+    ProbeFailed,
     TaskArrived,
     TaskEnded,
 )
@@ -24,7 +27,9 @@ from sollol.core.types import (
     Counters,
     Dialect,
     Endpoint,
+    Health,
     Kind,
+    Mode,
     Model,
     Node,
     NodeKind,
@@ -38,14 +43,31 @@ from sollol.emulator.specs import NodeSpec
 
 TICK_SECONDS = 1.0
 RECKON_SECONDS = 5.0
+PROBE_SECONDS = 3.0
+"""How long a look waits for its answer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is told to the shipped code, or kept from it, to see what a part of it is worth.
+
+    ``slots`` configures each node's number of slots, as a careful person would. Without ``prefixes`` it does not see where
+    messages end, without ``fair`` all clients are one, without ``modes`` every request is balanced.
+    """
+
+    slots: bool = False
+    prefixes: bool = True
+    fair: bool = True
+    modes: bool = True
 
 
 class LiveProgress:
     """What the relay would have counted by now: asks the node's model, so that nothing has to happen for each token."""
 
-    def __init__(self, world: World, node: SimNode) -> None:
+    def __init__(self, world: World, node: SimNode, output: int) -> None:
         self._world = world
         self._node = node
+        self._output = output
         self.handle = 0
         self.first_at: float | None = None
 
@@ -58,16 +80,17 @@ class LiveProgress:
         """When the last token came, had the node's speed not changed since."""
         if self.first_at is None:
             return None
+        now = min(self._world.now, self._node.stood_at)
         model, tokens = self._node.model, self.tokens
         following = model.time_of_token(self.handle, tokens + 1)
         after = model.time_of_token(self.handle, tokens + 2)
         if following is None or after is None:
-            return self._world.now
-        return max(self.first_at, min(self._world.now, following - (after - following)))
+            return max(self.first_at, now)
+        return max(self.first_at, min(now, following - (after - following)))
 
     def left(self) -> float | None:
         """Seconds until the answer ends if the node goes on at its present speed; None while it does not run."""
-        model, tokens = self._node.model, self._node.requests[self.handle].output_tokens
+        model, tokens = self._node.model, self._output
         last, before = model.time_of_token(self.handle, tokens), model.time_of_token(self.handle, max(1, tokens - 1))
         return None if last is None or before is None else last + (last - before) - self._world.now
 
@@ -83,23 +106,25 @@ def survey(node: SimNode, now: float) -> Survey:
 
 
 class Shipped:
-    """Drives the shipped code. ``slots_known`` configures each node's number of slots, as a careful person would."""
+    """Drives the shipped code."""
 
-    def __init__(self, *, slots_known: bool = False) -> None:
-        self._slots_known = slots_known
-        self._tasks: dict[int, Task] = {}
+    def __init__(self, options: Options | None = None) -> None:
+        self._options = options or Options()
+        self.tasks: dict[int, Task] = {}
         self._progress: dict[int, LiveProgress] = {}
         self._ticking = False
-        self._world: World
+        self.moves: Moves
+        self.world: World
         self.state: ClusterState
         self.scheduler: Scheduler
 
     def begin(self, world: World) -> None:
-        self._world = world
+        self.world = world
         self.state = self.make_state()
         self.scheduler = Scheduler(self.state)
+        self.moves = Moves(self)
         for number, (name, node) in enumerate(world.nodes.items()):
-            self.state.apply(NodeAdded(0.0, self.configured(name, number, node.spec)))
+            self.tell(NodeAdded(0.0, self.configured(name, number, node.spec)))
             self._watch(name)
 
     def make_state(self) -> ClusterState:
@@ -107,33 +132,26 @@ class Shipped:
 
     def configured(self, name: str, number: int, spec: NodeSpec) -> Node:
         """What a person wrote down about the node."""
-        slots = spec.slots if self._slots_known else None
+        slots = spec.slots if self._options.slots else None
         return Node(name, Endpoint("127.0.0.1", 20_000 + number), slots=slots)
 
     # --- what the world tells
 
     def arrived(self, request: Request) -> None:
-        now = self._world.now
-        task = self._tasks[request.id] = task_of(request)
+        now = self.world.now
+        task = self.tasks[request.id] = task_of(request, self._options)
         self.state.apply(TaskArrived(now, task))
         for refused in self.scheduler.arrive(task, now):
-            self._refuse(refused, "the queue is full")
-        self._pump()
-        error = self.scheduler.hopeless(task, now) if self.scheduler.position(task) else None
-        if error is not None:
-            self.scheduler.leave(task, now)
-            self._refuse(task, str(error))
-        self._keep_ticking()
+            self.refuse(refused, "the queue is full")
+        self.waits(task)
 
     def first_token(self, request: Request, node: str) -> None:
-        now = self._world.now
+        now = self.world.now
         self._progress[request.id].first_at = now
-        self._tell(FirstToken(now, self._tasks[request.id], node))
+        self.tell(FirstToken(now, self.tasks[request.id], node))
 
     def answered(self, request: Request, node: str, counters: Counters) -> None:
-        now, task = self._world.now, self._tasks.pop(request.id)
-        record = self._world.records[request.id]
-        del self._progress[request.id]
+        now, task = self.world.now, self.tasks[request.id]
         # Ollama does not say how much of the prompt it had already.
         said = Counters(
             counters.prompt_tokens,
@@ -145,75 +163,112 @@ class Shipped:
             counters.decode,
             counters.done_reason,
         )
-        self._tell(AttemptEnded(now, task, node, "ok", status=200, counters=said, native=True, sent=True))
-        self.state.apply(TaskEnded(now, task, 200, "ok", record.nodes, 0.0, record.seconds, record.first_seconds))
+        self.tell(AttemptEnded(now, task, node, "ok", status=200, counters=said, native=True, sent=True))
+        self._over(task, 200, "ok")
 
-    def turned_away(self, request: Request, node: str) -> None:
-        now, task = self._world.now, self._tasks[request.id]
-        self.state.apply(AttemptEnded(now, task, node, "busy", "server busy", 503))
-        self.scheduler.again(task, now, frozenset(self._world.records[request.id].nodes))
-        self._pump()
-        self._keep_ticking()
+    def broke(self, request: Request, node: str, failure: Failure) -> None:
+        self.moves.broke(self.tasks[request.id], node, failure)
 
     def residency_changed(self, node: str) -> None:
         """Not seen until somebody looks."""
 
+    def trouble_changed(self, node: str) -> None:
+        """Not seen until it shows."""
+
     # --- what the engine does
 
-    def look(self, name: str) -> None:
-        """Ask the node what it has and what is loaded there."""
-        now = self._world.now
-        self._tell(NodeSurveyed(now, name, survey(self._world.nodes[name], now)))
+    def waits(self, task: Task) -> None:
+        """The request is in the queue: send what can be sent, and turn it away if no node can ever take it."""
+        self._pump()
+        error = self.scheduler.hopeless(task, self.world.now) if self.scheduler.position(task) else None
+        if error is not None:
+            self.scheduler.leave(task, self.world.now)
+            self.refuse(task, str(error))
+        self._keep_ticking()
 
-    def _watch(self, name: str) -> None:
-        """Look when the code says that a look is due; it is asked again every few seconds, as the engine's monitor does."""
-        now, node = self._world.now, self.state.known[name]
-        left = node.health.probe_at(now, node.overdue(now)) - now
-        if left <= 0.0:
-            self.look(name)
-            left = node.health.probe_at(now, node.overdue(now)) - now
-        self._world.at(now + min(left, RECKON_SECONDS), lambda: self._watch(name))
-
-    def _tell(self, event: Event) -> None:
-        self.state.apply(event)
+    def tell(self, event: Event) -> None:
+        """Publish: the state first, then whoever listens."""
+        changes = self.state.apply(event)
+        for change in changes:
+            if change.new == Health.DOWN:
+                self.moves.all_from(change.node)
         if self.scheduler.waiting:
             self._pump()
 
+    def refuse(self, task: Task, reason: str) -> None:
+        """The client gets an error."""
+        self._over(task, 503, "failed")
+        self.world.refuse(self.world.records[task.id].request, reason)
+
+    def _over(self, task: Task, status: int, outcome: str) -> None:
+        record, now = self.world.records[task.id], self.world.now
+        del self.tasks[task.id]
+        self._progress.pop(task.id, None)
+        self.moves.over(task)
+        self.state.apply(TaskEnded(now, task, status, outcome, record.nodes, 0.0, now - task.arrived, record.first))
+
+    def look(self, name: str) -> None:
+        """Ask the node what it has and what is loaded there."""
+        now = self.world.now
+        self.tell(NodeSurveyed(now, name, survey(self.world.nodes[name], now)))
+
+    def _watch(self, name: str) -> None:
+        """Look when the code says that a look is due; it is asked again every few seconds, as the engine's monitor does."""
+        now, node = self.world.now, self.state.known[name]
+        if node.health.probe_at(now, node.overdue(now)) <= now:
+            real = self.world.nodes[name]
+            if real.silent:
+                self.world.at(now + PROBE_SECONDS, lambda: self._unanswered(name))
+                return
+            if real.refuses:
+                self.tell(ProbeFailed(now, name, refused=True, text="connection refused"))
+            else:
+                self.look(name)
+        self._watch_later(name)
+
+    def _unanswered(self, name: str) -> None:
+        self.tell(ProbeFailed(self.world.now, name, refused=False, text="no answer in time"))
+        self._watch_later(name)
+
+    def _watch_later(self, name: str) -> None:
+        now, node = self.world.now, self.state.known[name]
+        left = node.health.probe_at(now, node.overdue(now)) - now
+        self.world.at(now + max(0.001, min(left, RECKON_SECONDS)), lambda: self._watch(name))
+
     def _pump(self) -> None:
-        world = self._world
+        world = self.world
         while decisions := self.scheduler.pump(world.now):
             for decision in decisions:
-                request = world.records[decision.task.id].request
-                live = self._progress[request.id] = LiveProgress(world, world.nodes[decision.node])
+                record = world.records[decision.task.id]
+                output = record.request.output_tokens - record.written
+                live = self._progress[decision.task.id] = LiveProgress(world, world.nodes[decision.node], output)
                 self.state.apply(AttemptStarted(world.now, decision, cast(Progress, live)))
-                live.handle = world.send(request, decision.node)
+                self.moves.budget.attempted(world.now)
+                live.handle = world.send(record.request, decision.node)
             if not self.scheduler.waiting:
                 break
-
-    def _keep_ticking(self) -> None:
-        if not self._ticking and self.scheduler.waiting:
-            self._ticking = True
-            self._world.at(self._world.now + TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        """Once a second while anybody waits."""
-        self._ticking = False
-        if not self.scheduler.waiting:
-            return
-        now = self._world.now
-        for verdict in self.state.behind(now):
-            self.state.apply(verdict)
-        self._pump()
-        for task, error in self.scheduler.expired(now):
-            self._refuse(task, str(error))
         self._keep_ticking()
 
-    def _refuse(self, task: Task, reason: str) -> None:
-        del self._tasks[task.id]
-        self._world.refuse(self._world.records[task.id].request, reason)
+    def _keep_ticking(self) -> None:
+        if not self._ticking and self.tasks:
+            self._ticking = True
+            self.world.at(self.world.now + TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        """Once a second while anybody waits or runs."""
+        self._ticking = False
+        now = self.world.now
+        for verdict in self.state.behind(now):
+            self.state.apply(verdict)
+        self.moves.give_up_stalled()
+        if self.scheduler.waiting:
+            self._pump()
+            for task, error in self.scheduler.expired(now):
+                self.refuse(task, str(error))
+        self._keep_ticking()
 
 
-def task_of(request: Request) -> Task:
+def task_of(request: Request, options: Options) -> Task:
     """What the door would make of the request: characters, not tokens, and no idea of the answer."""
     return Task(
         request.id,
@@ -224,9 +279,10 @@ def task_of(request: Request) -> Task:
         b"",
         request.at,
         priority=request.priority,
-        mode=request.mode,
-        client=request.client,
+        mode=request.mode if options.modes else Mode.BALANCED,
+        client=request.client if options.fair else "everybody",
+        app=request.client,
         num_ctx=request.num_ctx,
-        prompt=Prompt(request.chars, 0, request.char_boundaries),
+        prompt=Prompt(request.chars, 0, request.char_boundaries if options.prefixes else ()),
         plain=True,
     )

@@ -15,7 +15,8 @@ from sollol.emulator.specs import NodeSpec
 class Request:
     """One request as the world knows it. ``counted`` false: it only warms up. ``chars`` is what a gateway sees of the prompt.
 
-    ``char_boundaries`` and ``token_boundaries`` are the same message boundaries in characters and in tokens.
+    ``char_boundaries`` and ``token_boundaries`` are the same message boundaries in characters and in tokens. ``watched``: not
+    among the counted, but looked at by itself.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Request:
     token_boundaries: tuple[tuple[int, int], ...] = ()
     after: tuple[int, int] | None = None
     counted: bool = True
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,8 @@ class Source:
         random = self._random
         client = random.choices(self._people.clients, cum_weights=self._shares)[0]
         model = random.choices(self._names, cum_weights=self._weights)[0]
-        prompt = max(8, round(client.prompt * _lognormal(random, PROMPT_SPREAD)))
-        answer = max(2, round(client.answer * _lognormal(random, ANSWER_SPREAD)))
+        prompt = max(8, round(client.prompt * lognormal(random, PROMPT_SPREAD)))
+        answer = max(2, round(client.answer * lognormal(random, ANSWER_SPREAD)))
         chars = round(prompt * client.chars_per_token * random.uniform(0.9, 1.1))
         number, self._next = self._next, self._next + 1
         return Request(number, at, client.name, model, prompt, min(answer, 4000), chars, counted=counted)
@@ -130,6 +132,6 @@ class Source:
         return [self.draw(at) for at in times]
 
 
-def _lognormal(random: Random, sigma: float) -> float:
+def lognormal(random: Random, sigma: float) -> float:
     """A lognormal number of mean 1."""
     return random.lognormvariate(-sigma * sigma / 2.0, sigma)

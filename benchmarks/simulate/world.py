@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from heapq import heappop, heappush
 from math import inf
+from random import Random
 from typing import Protocol
 
 from benchmarks.simulate.traffic import Request
@@ -16,16 +18,37 @@ from sollol.emulator.specs import Finished, FirstToken, Happening, Loaded, NodeS
 
 Action = Callable[[], None]
 
+_WIRE_SECONDS = 0.001
+"""Until a failure that comes at once is known to whoever sent the request."""
+
+
+class Failure(Enum):
+    """What the sender of a request sees of a node that cannot answer it."""
+
+    REFUSED = "connection refused"
+    CLOSED = "connection closed"
+    BUSY = "status 503"
+    ERROR = "status 500"
+
 
 @dataclass(slots=True)
 class Record:
-    """One request's way: times in virtual seconds. ``ended`` None: not answered; ``refused`` says why, if anybody said so."""
+    """One request's way: times in virtual seconds. ``ended`` None: not answered; ``refused`` says why, if anybody said so.
+
+    ``sent`` is when it went to which node; ``written`` are tokens that the client has from attempts that broke.
+    """
 
     request: Request
     first: float | None = None
     ended: float | None = None
     refused: str = ""
-    nodes: tuple[str, ...] = ()
+    sent: tuple[tuple[float, str], ...] = ()
+    written: int = 0
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Where it was sent, in order."""
+        return tuple(name for _, name in self.sent)
 
     @property
     def seconds(self) -> float:
@@ -46,23 +69,51 @@ class Policy(Protocol):
     def arrived(self, request: Request) -> None: ...
     def first_token(self, request: Request, node: str) -> None: ...
     def answered(self, request: Request, node: str, counters: Counters) -> None: ...
-    def turned_away(self, request: Request, node: str) -> None:
-        """The node would not take the request (503)."""
+    def broke(self, request: Request, node: str, failure: Failure) -> None:
+        """The attempt on the node is over, without an answer or in the middle of one."""
         ...
 
     def residency_changed(self, node: str) -> None:
         """A model was loaded or left; nobody tells a real gateway."""
         ...
 
+    def trouble_changed(self, node: str) -> None:
+        """Something broke there or was mended; nobody tells a real gateway."""
+        ...
+
 
 class SimNode:
-    """A node and the requests in it."""
+    """A node, the requests in it, and what is wrong with it.
+
+    ``slow``: everything takes so many times as long (infinite: nothing moves, since ``stood_at``). ``refuses``: nobody
+    listens. ``silent``: it takes connections and answers nothing, looks neither. ``fails``: the share of requests answered
+    with ``failure`` at once.
+    """
 
     def __init__(self, spec: NodeSpec) -> None:
         self.spec = spec
         self.model = NodeModel(spec)
         self.requests: dict[int, Request] = {}
+        self.handles: dict[int, int] = {}
         self.due = inf
+        self.slow = 1.0
+        self.stood_at = inf
+        self.refuses = self.silent = False
+        self.fails = 0.0
+        self.failure = Failure.ERROR
+        self.doomed: set[int] = set()
+        self.chance = Random(f"fails {spec.name}")
+
+    @property
+    def useless(self) -> bool:
+        """Whether nothing sent there would be answered."""
+        return self.refuses or self.silent or self.slow == inf or self.fails >= 1.0
+
+    def fate(self) -> Failure | None:
+        """What a request that comes now is answered with at once, if it is."""
+        if self.refuses:
+            return Failure.REFUSED
+        return self.failure if self.fails and self.chance.random() < self.fails else None
 
 
 class World:
@@ -73,6 +124,8 @@ class World:
         self.nodes = {spec.name: SimNode(spec) for spec in specs}
         self.records: dict[int, Record] = {}
         self.policy = policy
+        self.failed = 0
+        self.back_at: dict[str, float] = {}
         self.on_end: Callable[[Request], None] | None = None
         self._heap: list[tuple[float, int, Action]] = []
         self._number = 0
@@ -107,34 +160,86 @@ class World:
         """Whether a request is yet to come, or to end."""
         return self._coming > 0 or self._open > 0
 
+    # --- what breaks
+
+    def slow(self, name: str, factor: float) -> None:
+        """Everything takes ``factor`` times as long there from now on; infinite: it is stuck, and still looks well."""
+        node = self.nodes[name]
+        node.slow = factor
+        node.stood_at = self.now if factor == inf else inf
+        node.model.set_slow(factor, self.now)
+        self._schedule(node)
+        self.policy.trouble_changed(name)
+
+    def hang(self, name: str) -> None:
+        """It takes connections and is silent."""
+        self.nodes[name].silent = True
+        self.slow(name, inf)
+
+    def kill(self, name: str) -> None:
+        """The program is gone, and with it all that it had."""
+        node = self.nodes[name]
+        node.refuses = True
+        for request_id, handle in node.handles.items():
+            self._keep(node, node.requests[handle], handle)
+            self._doom(node, self.records[request_id].request, Failure.CLOSED)
+        node.handles.clear()
+        node.requests.clear()
+        node.model.crash(self.now)
+        self._schedule(node)
+        self.policy.trouble_changed(name)
+
+    def fail(self, name: str, share: float, failure: Failure) -> None:
+        """From now on ``share`` of what comes there is answered with ``failure`` at once; looks find nothing wrong."""
+        node = self.nodes[name]
+        node.fails, node.failure = share, failure
+        self.policy.trouble_changed(name)
+
+    def mend(self, name: str) -> None:
+        """Whatever was wrong there is over; one that hung or was stuck was started anew."""
+        node = self.nodes[name]
+        if node.slow == inf:
+            self.kill(name)
+        node.refuses = node.silent = False
+        node.fails = 0.0
+        self.back_at[name] = self.now
+        self.slow(name, 1.0)
+
     # --- for policies
 
-    def every(self, seconds: float, action: Action) -> None:
-        """Do something again and again, beginning ``seconds`` from now."""
-
-        def again() -> None:
-            action()
-            self.at(self.now + seconds, again)
-
-        self.at(self.now + seconds, again)
-
     def send(self, request: Request, name: str) -> int:
-        """Hand a request to a node; returns the node's handle."""
+        """Hand a request to a node; returns the node's handle (0: it fails at once). What was written is not asked again."""
         node = self.nodes[name]
         record = self.records[request.id]
-        record.nodes += (name,)
+        record.sent += ((self.now, name),)
+        fate = node.fate()
+        if fate is not None:
+            self._doom(node, request, fate)
+            return 0
         work = Work(
             request.model,
-            request.prompt_tokens,
-            request.output_tokens,
+            request.prompt_tokens + record.written,
+            max(1, request.output_tokens - record.written),
             num_ctx=request.num_ctx,
             boundaries=request.token_boundaries,
             after=request.after,
         )
         handle = node.model.submit(work, self.now)
         node.requests[handle] = request
+        node.handles[request.id] = handle
         self._schedule(node)
         return handle
+
+    def cancel(self, request: Request, name: str) -> None:
+        """Give the attempt on the node up; what it has written so far is kept. Harmless if it is over."""
+        node = self.nodes[name]
+        node.doomed.discard(request.id)
+        handle = node.handles.pop(request.id, None)
+        if handle is not None:
+            del node.requests[handle]
+            self._keep(node, request, handle)
+            node.model.cancel(handle, self.now)
+            self._schedule(node)
 
     def refuse(self, request: Request, reason: str) -> None:
         """Tell the client that it gets no answer."""
@@ -142,6 +247,22 @@ class World:
         self._open -= 1
 
     # --- inside
+
+    def _keep(self, node: SimNode, request: Request, handle: int) -> None:
+        record = self.records[request.id]
+        if record.first is not None:
+            record.written += node.model.tokens(handle, self.now)
+
+    def _doom(self, node: SimNode, request: Request, failure: Failure) -> None:
+        node.doomed.add(request.id)
+
+        def tell() -> None:
+            if request.id in node.doomed:
+                node.doomed.discard(request.id)
+                self.failed += 1
+                self.policy.broke(request, node.spec.name, failure)
+
+        self.at(self.now + _WIRE_SECONDS, tell)
 
     def _arrive(self, request: Request) -> None:
         self._coming -= 1
@@ -170,16 +291,22 @@ class World:
         match happening:
             case FirstToken(time, handle):
                 request = node.requests[handle]
-                self.records[request.id].first = time
+                record = self.records[request.id]
+                if record.first is None:
+                    record.first = time
                 self.policy.first_token(request, name)
             case Finished(time, handle, counters):
                 request = node.requests.pop(handle)
+                del node.handles[request.id]
                 self.records[request.id].ended = time
                 self._open -= 1
                 self.policy.answered(request, name, counters)
                 if self.on_end is not None:
                     self.on_end(request)
             case Refused(_, handle):
-                self.policy.turned_away(node.requests.pop(handle), name)
+                request = node.requests.pop(handle)
+                del node.handles[request.id]
+                self.failed += 1
+                self.policy.broke(request, name, Failure.BUSY)
             case Loaded() | Unloaded():
                 self.policy.residency_changed(name)
