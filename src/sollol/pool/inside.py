@@ -55,6 +55,7 @@ class Inside:
             house.finder,
             started=house.engine.clock.now(),
             statistics=statistics,
+            cache=house.cache,
         )
         self._inference = Inference(self.gateway, house.pipeline)
         self._running: set[asyncio.Task[Any]] = set()
@@ -163,7 +164,13 @@ class Inside:
         """What headers would have said. Gateways among the nodes are told it; where there is nothing else, they route."""
         far = self.through_gateways
         wished = Control(
-            wishes.priority, wishes.mode, wishes.timeout, wishes.app, None if far else wishes.node, details=not far
+            wishes.priority,
+            wishes.mode,
+            wishes.timeout,
+            wishes.app,
+            None if far else wishes.node,
+            details=not far,
+            hedge=None if far else wishes.hedge,
         )
         onward: list[Header] = []
         if self._gateways:
@@ -174,6 +181,7 @@ class Inside:
                 b"app": wishes.app or None,
                 b"node": wishes.node if far else None,
                 b"details": "body" if far else None,
+                b"hedge": wishes.hedge if far else None,
             }
             onward = [(b"x-sollol-" + name, str(value).encode()) for name, value in told.items() if value is not None]
         return Asked(self.gateway.guard, wished, wishes.app or "pool", tuple(onward))

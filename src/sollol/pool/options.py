@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from sollol.pool.settings import Wishes, checked_mode, checked_priority, checked_text, checked_timeout
+from sollol.pool.settings import Wishes, checked_hedge, checked_mode, checked_priority, checked_text, checked_timeout
 
-_WISHES: Final = frozenset({"priority", "timeout", "routing_mode", "app_name", "node"})
+_WISHES: Final = frozenset({"priority", "timeout", "routing_mode", "app_name", "node", "hedge"})
 
 
 class CallWishes(TypedDict, total=False):
     """What every call may ask of the routing.
 
     ``priority`` 1 to 10 or its name, ``timeout`` in seconds for the whole call, ``routing_mode`` "fast", "reliable", "async" or
-    "balanced", ``app_name`` the application that counts as one in fairness, ``node`` the name or id of the only node to use.
+    "balanced", ``app_name`` the application that counts as one in fairness, ``node`` the name or id of the only node to use,
+    ``hedge`` on how many nodes a small request may run at once, where they stand idle, until one of them answers.
     """
 
     priority: int | str | None
@@ -23,6 +24,7 @@ class CallWishes(TypedDict, total=False):
     routing_mode: Any
     app_name: str | None
     node: str | None
+    hedge: int | None
 
 
 class CallOptions(CallWishes, total=False):
@@ -71,11 +73,13 @@ def split(options: Mapping[str, Any], own: Wishes) -> tuple[Wishes, dict[str, An
     timeout = checked_timeout(fields.pop("timeout", None))
     app = checked_text(fields.pop("app_name", None), "app_name")
     node = checked_text(fields.pop("node", None), "node")
+    hedge = checked_hedge(fields.pop("hedge", None))
     wishes = Wishes(
         own.priority if priority is None else priority,
         mode or own.mode,
         own.timeout if timeout is None else timeout,
         app or own.app,
         node or own.node,
+        own.hedge if hedge is None else hedge,
     )
     return wishes, fields

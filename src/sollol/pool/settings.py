@@ -23,13 +23,17 @@ NodeForm = str | Mapping[str, Any] | Endpoint | Node | Any
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What one call asks of the routing; None and "" where the pool's own wish holds. ``timeout`` in seconds."""
+    """What one call asks of the routing; None and "" where the pool's own wish holds. ``timeout`` in seconds.
+
+    ``hedge`` is on how many nodes a small request may run until one of them answers.
+    """
 
     priority: int | None = None
     mode: Mode | None = None
     timeout: float | None = None
     app: str = ""
     node: str | None = None
+    hedge: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,15 @@ def checked_priority(value: object) -> int | None:
         return control.priority(value)
     except BadRequest as error:
         raise BadValue(f"{error}, not {value!r}") from None
+
+
+def checked_hedge(value: object) -> int | None:
+    """1 to 4 nodes. Raises `BadValue`."""
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= control.MAX_HEDGE:
+        return value
+    raise BadValue(f"hedge must be a number of nodes from 1 to {control.MAX_HEDGE}, not {value!r}")
 
 
 def checked_mode(value: object) -> Mode | None:
