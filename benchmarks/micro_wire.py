@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 
-from sollol.core.types import Dialect, NodeKind, Task
+from msgspec.structs import replace
+
+from sollol.core.types import Dialect, Kind, NodeKind, Task
 from sollol.wire.replies import document, watcher
-from sollol.wire.requests import read, with_model
+from sollol.wire.requests import dialect_of, read, with_model
 from sollol.wire.translate import translation
 
 ROUNDS = 7
@@ -47,6 +50,16 @@ CHUNK = (
     b'data: {"id":"chatcmpl-349","object":"chat.completion.chunk","created":1795237959,"model":"m","system_fingerprint":"f",'
     b'"choices":[{"index":0,"delta":{"content":" world"},"finish_reason":null}]}\n\n'
 )
+ASKED = {
+    "/api/chat": SMALL,
+    "/v1/chat/completions": SMALL_V1,
+    "/v1/responses": b'{"model":"hello","input":"hi there","stream":true}',
+    "/v1/messages": b'{"model":"hello","max_tokens":64,"messages":[{"role":"user","content":"hi there"}],"stream":true}',
+}
+PAIRS = [
+    *((path, ASKED[path], NodeKind.LLAMACPP, CHUNK) for path in ("/api/chat", "/v1/responses", "/v1/messages")),
+    *((path, ASKED[path], NodeKind.OLLAMA, LINE) for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages")),
+]
 
 
 def rows() -> list[tuple[str, float]]:
@@ -55,7 +68,6 @@ def rows() -> list[tuple[str, float]]:
     openai.feed(CHUNK)
     peek = read("/api/chat", SMALL)
     task = Task(1, peek.kind, peek.dialect, peek.path, peek.model, SMALL, 0.0)
-    translated = translation(task, "native", NodeKind.LLAMACPP)
     return [
         ("read, small /api/chat", microseconds(lambda: read("/api/chat", SMALL, HEADERS))),
         ("read, small /v1/chat/completions", microseconds(lambda: read("/v1/chat/completions", SMALL_V1, HEADERS))),
@@ -67,9 +79,23 @@ def rows() -> list[tuple[str, float]]:
         ("watch one NDJSON line", microseconds(lambda: native.feed(LINE))),
         ("watch one server-sent event", microseconds(lambda: openai.feed(CHUNK))),
         ("read a last line", microseconds(lambda: document(Dialect.OLLAMA, "/api/chat", LAST))),
-        ("translate a small request", microseconds(lambda: translation(task, "native", NodeKind.LLAMACPP))),
-        ("translate one event", microseconds(lambda: translated.feed(CHUNK, 1.0))),
+        (
+            f"translate /api/chat of {len(LARGE) // 1024} KB",
+            microseconds(lambda: translation(replace(task, body=LARGE), "native", NodeKind.LLAMACPP), 200),
+        ),
+        *translations(),
     ]
+
+
+def translations() -> Iterator[tuple[str, float]]:
+    """Every client's dialect at nodes of each other dialect: a small request, and one piece of a stream."""
+    for path, body, kind, chunk in PAIRS:
+        task = Task(1, Kind.CHAT, dialect_of(path), path, "m", body, 0.0)
+        made = translation(task, "native", kind)
+        made.feed(chunk, 1.0)
+        name = f"{path} at {kind}"
+        yield f"translate a small request, {name}", microseconds(partial(translation, task, "native", kind))
+        yield f"translate one piece, {name}", microseconds(partial(made.feed, chunk, 1.0))
 
 
 if __name__ == "__main__":

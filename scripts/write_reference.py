@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md and commands.md from the code: `python scripts/write_reference.py`.
+"""Writes the pages in docs/reference that come from the code: `python scripts/write_reference.py`.
 
 A test fails when they are out of date. Words for settings stand here; types, ranges and defaults come from `sollol.config`.
 """
@@ -20,6 +20,7 @@ from sollol.cli.main import COMMANDS, cli
 from sollol.config import Config, NodeSettings
 from sollol.config_sources import SHORT_NAMES, environment_name
 from sollol.config_values import expected, field_types
+from sollol.wire.fates import OPTIONS, TABLES
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
@@ -183,7 +184,42 @@ def _help(*words: str) -> str:
     return f"## {title}\n\n```text\n{ran.output.rstrip()}\n```\n"
 
 
-PAGES: Final = {"configuration.md": configuration, "commands.md": commands}
+TRANSLATION: Final = """# Translation between dialects
+
+A request goes untouched to a node that speaks the client's dialect. To another node it is translated, and the reply back,
+streamed or not. This page says what becomes of every field; it is written from the tables that the gateway works with.
+
+*Carried*: the node gets it, under its own name. *Dropped*: left out, since it does not change the answer. *Refused*: it would
+change the answer, so the request goes to another node; without one the client gets an error that names the field. A field that
+is not listed is ignored. Where nothing stands, such a node gets the request untouched.
+
+Messages are carried with their roles, pictures (base64 or data URLs), thoughts, calls of tools and what the tools answered.
+Calls without an id get one. Pictures are not fetched from an address. Thoughts that only their maker can read
+(`redacted_thinking`, `encrypted_content`) are left out, signatures are not made. vLLM is told to continue a last message of the
+model; elsewhere that is up to the engine and the model's template.
+
+A stream is complete only with the end of its dialect: `"done": true`, `finish_reason` and `[DONE]`, `message_stop`, or
+`response.completed`. Another ending is a failure and is told as an error in the client's dialect. Responses are not stored.
+"""
+
+
+def translation() -> str:
+    """The page about translation: the tables of `sollol.wire.fates`."""
+    parts = [TRANSLATION]
+    for path, table in TABLES.items():
+        parts.append(f"\n## {path}\n\n| field | at OpenAI's nodes | at Ollama's nodes | |\n|---|---|---|---|\n")
+        for name, row in table.items():
+            fates = [fate.value if fate is not None else "" for fate in (row.openai, row.ollama)]
+            parts.append(f"| `{name}` | {fates[0]} | {fates[1]} | {row.note} |\n")
+    parts.append("\n## Ollama's options\n\nAn option without a name is left out.\n\n")
+    parts.append("| option | llama.cpp and others | vLLM |\n|---|---|---|\n")
+    for name, option in OPTIONS.items():
+        theirs = [f"`{one}`" if one else "" for one in (option.name, option.vllm)]
+        parts.append(f"| `{name}` | {theirs[0]} | {theirs[1]} |\n")
+    return "".join(parts)
+
+
+PAGES: Final = {"configuration.md": configuration, "commands.md": commands, "translation.md": translation}
 
 
 def described() -> set[str]:

@@ -40,7 +40,7 @@ def page(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "commands.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "commands.md", "translation.md"])
 def test_written_pages_are_up_to_date(writer, name):
     assert page(f"reference/{name}") == writer.PAGES[name](), "run: python scripts/write_reference.py"
 
