@@ -18,7 +18,7 @@
     │   ├── LoopDetected                508    the request went round through gateways
     │   └── NoNodeForModel              404    (LookupError) no known node has the model, down ones counted
     ├── CannotServe                            a good request that this cluster cannot answer now
-    │   ├── NoNodes                     503    no node is known, or none is reachable
+    │   ├── NoNodes                     503    (RuntimeError) no node is known, or none is reachable
     │   ├── QueueFull                   503
     │   ├── ShuttingDown                503
     │   ├── DeadlineExceeded            504    (TimeoutError)
@@ -144,7 +144,7 @@ class CannotServe(SollolError):
         super().__init__(text)
 
 
-class NoNodes(CannotServe):
+class NoNodes(CannotServe, RuntimeError):
     """No node is known, or none that could serve is reachable."""
 
 

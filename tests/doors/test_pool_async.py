@@ -17,13 +17,25 @@ from sollol.core.types import Endpoint, Node
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, QWEN_THINKING, instant
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec, embedder
-from sollol.errors import BadRequest, BadValue, ConfigError, NoNodeForModel, ShuttingDown, SollolError
+from sollol.errors import (
+    BadRequest,
+    BadValue,
+    ConfigError,
+    NoNodeForModel,
+    ShuttingDown,
+    SollolError,
+)
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply
 
 MODEL = LLAMA_1B.name
 HELLO = [{"role": "user", "content": "Hello!"}]
-SPEC = NodeSpec("a", slots=4, fixed_delay=0.002, models=(LLAMA_1B, LLAMA_8B, QWEN_THINKING, embedder()))
+SPEC = NodeSpec(
+    "a",
+    slots=4,
+    fixed_delay=0.002,
+    models=(LLAMA_1B, LLAMA_8B, QWEN_THINKING, embedder()),
+)
 
 
 @pytest.fixture
@@ -88,7 +100,10 @@ async def test_a_stream_that_is_left_ends_at_the_node(cluster):
 
 
 async def test_a_call_that_is_cancelled_ends_at_the_node():
-    async with EmulatedCluster([replace(SPEC, decode=20, fixed_delay=None)]) as one, AsyncPool(one.urls) as pool:
+    async with (
+        EmulatedCluster([replace(SPEC, decode=20, fixed_delay=None)]) as one,
+        AsyncPool(one.urls) as pool,
+    ):
         call = asyncio.ensure_future(pool.generate(MODEL, "Tell me", options={"num_predict": 5_000}))
         await until(lambda: one["a"].stats.in_flight == 1)
         call.cancel()
@@ -107,7 +122,11 @@ async def test_embeddings_read_like_vectors_and_like_the_document(pool):
     assert len(single) == 768
     assert list(single) == single.embeddings[0]
     assert single[:2] == single.embeddings[0][:2]
-    assert set(json.loads(json.dumps(single))) >= {"model", "embeddings", "_sollol_routing"}
+    assert set(json.loads(json.dumps(single))) >= {
+        "model",
+        "embeddings",
+        "_sollol_routing",
+    }
     old = await pool.embeddings("nomic-embed-text", "one")
     assert len(old.embedding) == 768
 
@@ -136,7 +155,10 @@ async def test_models_are_changed_everywhere(cluster, pool, tmp_path: Path):
     assert all("mistral:latest" in node.models for node in pool.nodes)
     assert (await pool.pull("mistral")).status == "success"
     assert (await pool.copy("mistral", "mine")).status == "success"
-    assert {model.model for model in (await pool.list()).models} >= {"mistral:latest", "mine:latest"}
+    assert {model.model for model in (await pool.list()).models} >= {
+        "mistral:latest",
+        "mine:latest",
+    }
     assert (await pool.create("yours", from_="mine", system="Be brief.")).status == "success"
     assert [piece.status async for piece in pool.create("theirs", from_="mine", stream=True)][-1] == "success"
     assert (await pool.delete("mine")).status == "success"
@@ -230,8 +252,18 @@ async def test_nodes_in_every_form(cluster):
     class Where:
         url = first
 
-    forms = [first, f"{host}:{port}", {"host": host, "port": int(port), "priority": 3}, {"url": first, "name": "gpu"}]
-    forms += [Endpoint(host, int(port)), Node("n", Endpoint(host, int(port))), Thing(), Where()]
+    forms = [
+        first,
+        f"{host}:{port}",
+        {"host": host, "port": int(port), "priority": 3},
+        {"url": first, "name": "gpu"},
+    ]
+    forms += [
+        Endpoint(host, int(port)),
+        Node("n", Endpoint(host, int(port))),
+        Thing(),
+        Where(),
+    ]
     for form in forms:
         for given in (form, [form]):
             (node,) = AsyncPool(given).nodes
@@ -272,10 +304,18 @@ async def test_nodes_can_be_named_before_the_first_call(cluster):
 
 async def test_statistics_are_measured_or_nothing(pool):
     empty = await pool.get_stats()
-    assert (empty["total_requests"], empty["avg_latency_ms"], empty["success_rate"]) == (0, None, None)
+    assert (
+        empty["total_requests"],
+        empty["avg_latency_ms"],
+        empty["success_rate"],
+    ) == (0, None, None)
     await pool.chat(MODEL, HELLO)
     full = await pool.get_stats()
-    assert (full["total_requests"], full["successful_requests"], full["success_rate"]) == (1, 1, 1.0)
+    assert (
+        full["total_requests"],
+        full["successful_requests"],
+        full["success_rate"],
+    ) == (1, 1, 1.0)
     assert full["avg_latency_ms"] > 0
 
 

@@ -19,7 +19,7 @@ from sollol.core.ports import Header, Headers, Outgoing, Sink
 from sollol.core.types import Endpoint, NodeKind
 from sollol.engine.calls import stream
 from sollol.engine.statistics import Statistics
-from sollol.errors import BrokeMidStream, ShuttingDown
+from sollol.errors import BrokeMidStream, NoNodes, ShuttingDown
 from sollol.gateway import listings, models
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
@@ -232,8 +232,15 @@ class Inside:
                 raise
             task.uncancel()
             raise ShuttingDown("the pool was closed before the answer was complete") from None
+        except NoNodes as error:
+            raise self._explained(error) from None
         finally:
             self._running.discard(task)
+
+    def _explained(self, error: NoNodes) -> NoNodes:
+        """The same, with what each node said last."""
+        said = [f"{node.label}: {node.last_error}" for node in self.house.engine.state.nodes.values() if node.last_error]
+        return NoNodes("; ".join([str(error), *said]), error.retry_after) if said else error
 
     # --- the end
 
