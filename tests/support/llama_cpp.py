@@ -89,6 +89,11 @@ class LlamaServer:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
     def stop(self) -> None:
         """End it as a person would, and wait until it is gone."""
         self._process.terminate()
