@@ -13,9 +13,11 @@ from typing import Any, Literal, Self, Unpack, overload
 import msgspec
 
 from sollol.config import NodeSettings
+from sollol.core.caching import Saved
 from sollol.core.types import Mode
 from sollol.engine.statistics import Statistics
-from sollol.errors import BadRequest, ShuttingDown, SollolError
+from sollol.errors import BadRequest, BadValue, ShuttingDown, SollolError
+from sollol.gateway import cache_page
 from sollol.gateway.admin import statistics
 from sollol.pool import bodies
 from sollol.pool.async_models import AsyncModels
@@ -26,6 +28,7 @@ from sollol.pool.replies import ChatReply, EmbeddingReply, EmbedReply, GenerateR
 from sollol.pool.settings import NodeForm, PoolSettings, Wishes, node_settings, pool_settings
 from sollol.pool.streams import AsyncReplies
 from sollol.wire.address import parse_endpoint
+from sollol.wire.names import canonical
 
 log = logging.getLogger("sollol.pool")
 
@@ -34,9 +37,10 @@ class AsyncPool(AsyncModels):
     """Many nodes as one, inside an application, without a gateway.
 
     ``nodes`` are addresses in any form; without them those of the configuration are used and others are looked for.
-    ``gateway`` is the URL of a running SOLLOL whose nodes and queue are used instead. Nothing is contacted before the first
-    call. Used from one event loop at a time; `aclose`, ``async with`` and the end of the loop close it. Errors are those of
-    `sollol.errors`: when all nodes failed, `AllAttemptsFailed` names each; a time limit that passes is a `TimeoutError`.
+    ``gateway`` is the URL of a running SOLLOL whose nodes and queue are used instead. ``more`` is what
+    `sollol.pool.settings.pool_settings` takes besides. Nothing is contacted before the first call. Used from one event loop at
+    a time; `aclose`, ``async with`` and the end of the loop close it. Errors are those of `sollol.errors`: when all nodes
+    failed, `AllAttemptsFailed` names each; a time limit that passes is a `TimeoutError`.
     """
 
     def __init__(
@@ -50,8 +54,8 @@ class AsyncPool(AsyncModels):
         priority: int | str | None = None,
         routing_mode: Any = None,
         timeout: float | None = None,
-        max_queue_size: int | None = None,
         settings: PoolSettings | None = None,
+        **more: Any,
     ) -> None:
         self._settings = settings or pool_settings(
             nodes,
@@ -62,7 +66,7 @@ class AsyncPool(AsyncModels):
             priority=priority,
             routing_mode=routing_mode,
             timeout=timeout,
-            max_queue_size=max_queue_size,
+            **more,
         )
         self._wishes = self._settings.wishes
         self._statistics = Statistics()
@@ -227,7 +231,39 @@ class AsyncPool(AsyncModels):
         """What was counted since the pool was made; latencies in milliseconds, None where nothing was measured."""
         inside = self._opened()
         await inside.searched()
-        return statistics(inside.gateway)
+        stats: dict[str, Any] = msgspec.to_builtins(statistics(inside.gateway))
+        return stats
+
+    # --- the cache of answers
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """What the cache holds and did: ``size`` (answers), ``hit_rate`` (0 to 1), ``hits``, ``misses``, ``bytes`` and more."""
+        found: dict[str, Any] = msgspec.to_builtins(cache_page.state(self._opened().gateway))
+        return found
+
+    def clear_cache(self) -> int:
+        """Drop every kept answer; how many went."""
+        return self._opened().house.cache.store.clear()
+
+    def invalidate_cache_by_model(self, model: str) -> int:
+        """Drop the kept answers of a model; how many went."""
+        return self._opened().house.cache.store.forget(canonical(model))
+
+    def export_cache(self) -> dict[str, Any]:
+        """Every kept answer, as plain values that can be written as JSON."""
+        house = self._opened().house
+        return {"answers": msgspec.to_builtins(house.cache.store.saved(house.engine.clock.now()))}
+
+    def import_cache(self, data: Mapping[str, Any]) -> int:
+        """Take back what `export_cache` gave; how many answers are still young enough. Raises `BadValue`."""
+        house = self._opened().house
+        try:
+            saved = msgspec.convert(data["answers"], list[Saved])
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise BadValue(f"this is not what export_cache gave: {error}") from None
+        return house.cache.store.restore(saved, house.engine.clock.now())
+
+    # --- the end
 
     async def aclose(self) -> None:
         """End every call that runs and close every connection. Harmless when it is closed already."""

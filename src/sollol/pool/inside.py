@@ -171,6 +171,7 @@ class Inside:
             None if far else wishes.node,
             details=not far,
             hedge=None if far else wishes.hedge,
+            cache=False if far else wishes.cache,
         )
         onward: list[Header] = []
         if self._gateways:
@@ -182,6 +183,7 @@ class Inside:
                 b"node": wishes.node if far else None,
                 b"details": "body" if far else None,
                 b"hedge": wishes.hedge if far else None,
+                b"cache": str(wishes.cache).lower() if far and wishes.cache is not None else None,
             }
             onward = [(b"x-sollol-" + name, str(value).encode()) for name, value in told.items() if value is not None]
         return Asked(self.gateway.guard, wished, wishes.app or "pool", tuple(onward))

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from sollol.pool.settings import Wishes, checked_hedge, checked_mode, checked_priority, checked_text, checked_timeout
+from sollol.pool.settings import (
+    Wishes,
+    checked_cache,
+    checked_hedge,
+    checked_mode,
+    checked_priority,
+    checked_text,
+    checked_timeout,
+)
 
-_WISHES: Final = frozenset({"priority", "timeout", "routing_mode", "app_name", "node", "hedge"})
+_WISHES: Final = frozenset({"priority", "timeout", "routing_mode", "app_name", "node", "hedge", "cache"})
 
 
 class CallWishes(TypedDict, total=False):
@@ -16,7 +24,8 @@ class CallWishes(TypedDict, total=False):
 
     ``priority`` 1 to 10 or its name, ``timeout`` in seconds for the whole call, ``routing_mode`` "fast", "reliable", "async" or
     "balanced", ``app_name`` the application that counts as one in fairness, ``node`` the name or id of the only node to use,
-    ``hedge`` on how many nodes a small request may run at once, where they stand idle, until one of them answers.
+    ``hedge`` on how many nodes a small request may run at once, where they stand idle, until one of them answers. ``cache``:
+    true takes a kept answer also where a new one might differ, false has a new one in any case.
     """
 
     priority: int | str | None
@@ -25,6 +34,7 @@ class CallWishes(TypedDict, total=False):
     app_name: str | None
     node: str | None
     hedge: int | None
+    cache: bool | None
 
 
 class CallOptions(CallWishes, total=False):
@@ -74,6 +84,7 @@ def split(options: Mapping[str, Any], own: Wishes) -> tuple[Wishes, dict[str, An
     app = checked_text(fields.pop("app_name", None), "app_name")
     node = checked_text(fields.pop("node", None), "node")
     hedge = checked_hedge(fields.pop("hedge", None))
+    cache = checked_cache(fields.pop("cache", None))
     wishes = Wishes(
         own.priority if priority is None else priority,
         mode or own.mode,
@@ -81,5 +92,6 @@ def split(options: Mapping[str, Any], own: Wishes) -> tuple[Wishes, dict[str, An
         app or own.app,
         node or own.node,
         own.hedge if hedge is None else hedge,
+        own.cache if cache is None else cache,
     )
     return wishes, fields

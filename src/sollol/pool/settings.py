@@ -18,6 +18,9 @@ from sollol.wire.address import Address, parse_address
 GATEWAY_SLOTS: Final = 4_096
 """A gateway has a queue of its own, and nothing waits before it."""
 
+HEDGED: Final = 2
+"""On how many nodes a small request may run where hedging is switched on for a whole pool."""
+
 NodeForm = str | Mapping[str, Any] | Endpoint | Node | Any
 
 
@@ -25,7 +28,7 @@ NodeForm = str | Mapping[str, Any] | Endpoint | Node | Any
 class Wishes:
     """What one call asks of the routing; None and "" where the pool's own wish holds. ``timeout`` in seconds.
 
-    ``hedge`` is on how many nodes a small request may run until one of them answers.
+    ``hedge`` is on how many nodes a small request may run until one of them answers, ``cache`` whether a kept answer will do.
     """
 
     priority: int | None = None
@@ -34,6 +37,7 @@ class Wishes:
     app: str = ""
     node: str | None = None
     hedge: int | None = None
+    cache: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,10 @@ def pool_settings(
     routing_mode: object = None,
     timeout: float | None = None,
     max_queue_size: int | None = None,
-    tell: bool = False,
+    enable_cache: bool | None = None,
+    cache_max_size: int | None = None,
+    cache_ttl: float | None = None,
+    enable_hedging: bool = False,
 ) -> PoolSettings:
     """Read everything that a pool can be given. Raises `ConfigError` or `BadValue`, both `ValueError`.
 
@@ -67,7 +74,12 @@ def pool_settings(
     """
     if gateway is not None and nodes is not None:
         raise ConfigError("give nodes or a gateway, not both: a gateway has nodes of its own")
-    given: dict[str, object] = {} if max_queue_size is None else {"queue.limit": max_queue_size}
+    given: dict[str, object] = {
+        "queue.limit": max_queue_size,
+        "cache.enabled": enable_cache,
+        "cache.entries": cache_max_size,
+        "cache.ttl_seconds": cache_ttl,
+    }
     if nodes is not None or gateway is not None:
         given["nodes"] = []
     config = load(arguments=given).config
@@ -82,10 +94,14 @@ def pool_settings(
     if exclude_localhost:
         discovery = msgspec.structs.replace(discovery, this_machine=False, docker=False)
     wishes = Wishes(
-        checked_priority(priority), checked_mode(routing_mode), checked_timeout(timeout), checked_text(app_name, "app_name")
+        checked_priority(priority),
+        checked_mode(routing_mode),
+        checked_timeout(timeout),
+        checked_text(app_name, "app_name"),
+        hedge=HEDGED if enable_hedging else None,
     )
     config = msgspec.structs.replace(config, nodes=known, discovery=discovery)
-    return PoolSettings(config, wanted, not exclude_localhost, wishes, tell)
+    return PoolSettings(config, wanted, not exclude_localhost, wishes)
 
 
 def node_settings(given: NodeForm) -> NodeSettings:
@@ -120,6 +136,13 @@ def checked_hedge(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= control.MAX_HEDGE:
         return value
     raise BadValue(f"hedge must be a number of nodes from 1 to {control.MAX_HEDGE}, not {value!r}")
+
+
+def checked_cache(value: object) -> bool | None:
+    """True or false. Raises `BadValue`."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise BadValue(f"cache must be true or false, not {value!r}")
 
 
 def checked_mode(value: object) -> Mode | None:

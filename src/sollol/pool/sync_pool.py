@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -268,6 +268,30 @@ class SyncPool:
     def get_stats(self) -> dict[str, Any]:
         """What was counted since the pool was made; latencies in milliseconds, None where nothing was measured."""
         return self._run(self._own.get_stats())
+
+    # --- the cache of answers
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """What the cache holds and did: ``size`` (answers), ``hit_rate`` (0 to 1), ``hits``, ``misses``, ``bytes`` and more."""
+        return self._run(_called(self._own.get_cache_stats))
+
+    def clear_cache(self) -> int:
+        """Drop every kept answer; how many went."""
+        return self._run(_called(self._own.clear_cache))
+
+    def invalidate_cache_by_model(self, model: str) -> int:
+        """Drop the kept answers of a model; how many went."""
+        return self._run(_called(lambda: self._own.invalidate_cache_by_model(model)))
+
+    def export_cache(self) -> dict[str, Any]:
+        """Every kept answer, as plain values that can be written as JSON."""
+        return self._run(_called(self._own.export_cache))
+
+    def import_cache(self, data: Mapping[str, Any]) -> int:
+        """Take back what `export_cache` gave; how many answers are still young enough. Raises `BadValue`."""
+        return self._run(_called(lambda: self._own.import_cache(data)))
+
+    # --- the end
 
     def close(self) -> None:
         """End every call that runs, every connection and the thread. Harmless when it is closed already."""
