@@ -171,9 +171,8 @@ def dialect_of(path: str) -> Dialect:
     """The dialect in which a path is asked and its errors are told."""
     if not path.startswith("/v1/"):
         return Dialect.OLLAMA
-    if path.startswith("/v1/messages"):
-        return Dialect.ANTHROPIC
-    return Dialect.RESPONSES if path.startswith("/v1/responses") else Dialect.OPENAI
+    openai = Dialect.RESPONSES if path.startswith("/v1/responses") else Dialect.OPENAI
+    return Dialect.ANTHROPIC if path.startswith("/v1/messages") else openai
 
 
 def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
