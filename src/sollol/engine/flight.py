@@ -231,7 +231,7 @@ class Follower:
         if self._done or not flight.started or self._finished.done():
             return
         if not sink.started:
-            if flight.count == 0 and not flight.ended and not flight.broken:
+            if self.clogged or (flight.count == 0 and not flight.ended and not flight.broken):
                 return  # the head leaves with the first piece
             self._head()
         while self.at < flight.count and not self.clogged:

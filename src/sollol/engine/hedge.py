@@ -74,7 +74,7 @@ class Race:
         self._hedge = hedge
         self._task = task
         self._call_next = call_next
-        self._left = runs - 1
+        self._others = runs - 1
         self._runs: list[Run] = []
         self._winner: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -180,12 +180,15 @@ class Race:
 
     def _more(self) -> None:
         """Time for the other runs, unless an answer has begun."""
-        while self._left and self._winner is None and not self._over:
-            self._left -= 1
-            used = {node.id for run in self._runs if (node := self._hedge.place_of(run.task)) is not None}
-            task = self._hedge.another(self._task, used) if used else None
-            if task is None:
+        first = self._hedge.place_of(self._task)
+        if first is None or self._winner is not None or self._over:
+            return
+        used = {first.id}
+        while len(used) <= self._others:
+            task = self._hedge.another(self._task, used)
+            if task is None or task.pin is None:
                 return
+            used.add(task.pin)
             self._enter(task)
 
     def _enter(self, task: Task) -> None:
