@@ -14,6 +14,7 @@ from typing import Any
 
 import httptools
 import msgspec
+
 from sollol.emulator import text
 from sollol.emulator.specs import ModelSpec
 
@@ -37,7 +38,9 @@ class Shape:
         return f"{self.path} {'stream' if self.stream else 'document'}"
 
 
-SHAPES = tuple(Shape(path, stream) for stream in (True, False) for path in ("/api/chat", "/api/generate", "/v1/chat/completions"))
+SHAPES = tuple(
+    Shape(path, stream) for stream in (True, False) for path in ("/api/chat", "/api/generate", "/v1/chat/completions")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +252,23 @@ class Conversation(asyncio.Protocol):
             return WRONG, self.trouble
         if not self.complete:
             return LOST, f"{self.trouble} after {len(self.pieces)} pieces (status {self.status})"
+        return self._error() if self.error is not None else self._answer()
+
+    def _error(self) -> tuple[str, str]:
+        """An error is clear if what came before it was right."""
         expected = self.asked.expected
-        if self.error is not None:
-            sound = expected is None or expected.text.startswith(self.text)
-            return (ERROR, f"{self.status} {self.error}") if sound else (WRONG, f"error after a wrong text: {self.text[-60:]!r}")
+        if expected is None or expected.text.startswith(self.text):
+            return ERROR, f"{self.status} {self.error}"
+        return WRONG, f"an error after a wrong text: {self.text[-60:]!r}"
+
+    def _answer(self) -> tuple[str, str]:
+        expected = self.asked.expected
         if self.status != 200 or not self.done:
             return WRONG, f"status {self.status}, no end: {self.last[:80]!r}"
-        if expected is None:
-            return ANSWERED, ""
-        if self.text != expected.text:
+        if expected is not None and self.text != expected.text:
             return WRONG, _difference(self.text, expected.text)
-        if self.counted != len(expected.tokens):
-            return WRONG, f"{self.asked.shape}: counted {self.counted} tokens of {len(expected.tokens)}"
+        if expected is not None and self.counted != len(expected.tokens):
+            return WRONG, f"counted {self.counted} tokens of {len(expected.tokens)}"
         return ANSWERED, ""
 
 
@@ -301,7 +309,9 @@ async def call(url: str, method: str, path: str, body: Any = None, seconds: floa
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             data = msgspec.json.encode(body) if body is not None else b""
-            head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+            head = (
+                f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+            )
             writer.write(head.encode() + data)
             raw = await reader.readuntil(b"\r\n\r\n")
             status = int(raw.split(b" ", 2)[1])

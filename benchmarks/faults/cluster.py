@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from sollol.core.types import NodeKind
-
 from benchmarks.faults.before import tries
 from benchmarks.faults.client import SHAPES, call, eventually, finish
 from benchmarks.faults.nodes import OTHER, Nodes
 from benchmarks.faults.stage import VICTIM, Found, Stage, p95
+
+from sollol.core.types import NodeKind
 
 
 async def vanished(here: Stage, count: int) -> Found:

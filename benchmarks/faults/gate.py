@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
 from benchmarks.faults.client import call, eventually
 from benchmarks.faults.nodes import ROOT
 
@@ -34,15 +33,12 @@ def free_port() -> int:
 class Gate:
     """One gateway. It can be killed and started again on its port. ``nodes`` are tables of `[[nodes]]`."""
 
-    def __init__(
-        self, folder: Path, nodes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], inside: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.known = len(nodes)
         self.log = folder / "gateway.log"
         self._folder = folder
-        self._inside = inside
         tables = {name: dict(table) for name, table in settings.items()}
         tables.setdefault("gateway", {})["port"] = self.port
         tables["discovery"] = {"enabled": False}
@@ -52,11 +48,12 @@ class Gate:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin; `ready` says when it can be used."""
+        """Begin, again too; `ready` says when it can be used."""
+        self.close()
         names = [name for name in os.environ if name.startswith("SOLLOL_") or name == "OLLAMA_HOST"]
         environment = {k: v for k, v in os.environ.items() if k not in names} | {"SOLLOL_DATA_DIR": str(self._folder)}
         with self.log.open("ab") as log:
-            command = [*self._inside, sys.executable, "-m", "sollol", "up", "--config", str(self._file)]
+            command = [sys.executable, "-m", "sollol", "up", "--config", str(self._file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
     async def ready(self, seconds: float = 15.0) -> None:
@@ -95,7 +92,7 @@ class Gate:
         return time.monotonic()
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.kill()
             self.process.wait(10)
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
 
-from benchmarks.faults.client import Conversation, call, eventually, finish
+from benchmarks.faults.client import SHAPES, Ask, Conversation, call, eventually, finish
+from benchmarks.faults.firehose import LINES, Firehose, word
+from benchmarks.faults.firehose import MODEL as FLOOD
 from benchmarks.faults.nodes import BIG, LONG
 from benchmarks.faults.stage import Found, Stage, p95
 
+from sollol.emulator.text import Answer
+
 FREE = 0.2
+REST = 0.1
+"""Seconds between two readings of a slow reader."""
+SLOW_SECONDS = 12.0
+"""Longer than a stream of a node may stand still: here it is the client that makes it stand still."""
+READ_TO_THE_END = 4
 
 
 async def _freed(here: Stage, found: Found, name: str, leaving: list[Conversation], staying: int = 0) -> None:
@@ -55,9 +65,9 @@ async def leaves(here: Stage, count: int) -> Found:
 
 async def _waiting(here: Stage, found: Found, count: int, slots: int) -> None:
     """With every slot taken, `count` more wait and leave; those that run are not disturbed."""
-    running = await here.open(slots, model=LONG, limit=100)
+    running = await here.open(slots, model=LONG, limit=60)
     await _arrived(here, slots)
-    waiting = await here.open(count)
+    waiting = await here.open(count, model=LONG)  # the same model: another one would have slots of its own
 
     async def queued(wanted: int) -> bool:
         return bool((await call(here.gate.url, "GET", "/api/queue"))[1]["waiting"] == wanted)
@@ -71,14 +81,75 @@ async def _waiting(here: Stage, found: Found, count: int, slots: int) -> None:
     found.count([await finish(one) for one in running])
 
 
+class SlowReader(Conversation):
+    """Reads a piece, rests, and so on; after `hurry` as fast as it can."""
+
+    slow = True
+    rest = REST
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.slow and self.transport is not None and not self.over.done():
+            self.transport.pause_reading()
+            self._loop.call_later(self.rest, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.transport is not None and not self.over.done() and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def hurry(self) -> None:
+        self.slow = False
+        self._go_on()
+
+
 async def slow_reader(here: Stage, count: int) -> Found:
-    """Clients that read a long answer slowly cost little memory, and everybody else nothing."""
+    """Clients that read a long answer slowly cost little memory and nobody else's time; some of them read to the end."""
     found = Found()
-    before = here.gate.megabytes
-    readers = await here.open(count, shape=None)
-    found.headline = f"{before}"
-    found.count([await finish(one) for one in readers])
+    flood = Firehose()
+    try:
+        await call(here.gate.url, "POST", "/api/nodes", {"url": flood.url, "name": "flood", "slots": 1000})
+
+        async def known() -> bool:
+            return FLOOD in await here.gate.models()
+
+        found.must(await eventually(known, 5) is not None, "the node with the long answer was not taken in")
+        healthy = p95(one.seconds for one in await here.burst(20))
+        memory = here.gate.megabytes
+        expected = Answer(tuple(word(i) for i in range(LINES)))
+        asked = Ask(SHAPES[0], FLOOD, "A long one", expected, headers={"X-SOLLOL-App": "slow"})
+        readers = [await _slow_one(here, asked) for _ in range(count)]
+        readers[0].rest = SLOW_SECONDS  # which reads nothing at all for a long time
+        await asyncio.sleep(1 if here.short else SLOW_SECONDS)
+        meanwhile = await here.burst(20)
+        grown = here.gate.megabytes - memory
+        unfinished = sum(not one.over.done() for one in readers)
+        for one in readers[READ_TO_THE_END:]:
+            one.leave()
+        for one in readers[:READ_TO_THE_END]:
+            one.hurry()
+        found.count([*meanwhile, *[await finish(one) for one in readers[:READ_TO_THE_END]]])
+    finally:
+        flood.close()
+    after = p95(one.seconds for one in meanwhile)
+    found.figures = {"memory_mb": grown, "p95_s": after, "healthy_p95_s": healthy}
+    found.headline = f"{grown:.0f} MB more; p95 of others {after:.2f} s, {healthy:.2f} s without"
+    found.must(unfinished == count, f"{count - unfinished} readers were not slow enough to matter")
+    found.must(grown <= 10 + 0.25 * count, f"{grown:.0f} MB more for {count} slow readers")
+    found.must(after <= healthy + 0.5, "others waited for slow readers")
+    found.nothing_lost()
     return found
+
+
+async def _slow_one(here: Stage, asked: Ask) -> SlowReader:
+    """With a small window, so that what it does not read stays at the gateway."""
+    reader = SlowReader(asked, here.gate.url.removeprefix("http://"))
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, ("127.0.0.1", here.gate.port))
+    await loop.create_connection(lambda: reader, sock=sock)
+    return reader
 
 
 async def idle_connections(here: Stage, count: int) -> Found:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from benchmarks.faults.client import call
+
 from sollol.emulator import specs as emulator_specs
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import ModelSpec, NodeSpec
-
-from benchmarks.faults.client import call
 
 ROOT = Path(__file__).parents[2]
 CONTROL = "control"
@@ -24,7 +24,7 @@ CONTROL = "control"
 TALE = ModelSpec("tale:latest", 1_000_000_000, prefill=5_000, decode=30, answer_tokens=30)
 OTHER = ModelSpec("other:latest", 1_000_000_000, prefill=5_000, decode=30, answer_tokens=30)
 BIG = ModelSpec("big:latest", 6_000_000_000, prefill=5_000, decode=30, answer_tokens=30)
-LONG = ModelSpec("long:latest", 1_000_000_000, prefill=5_000, decode=30, answer_tokens=1_000)
+LONG = ModelSpec("long:latest", 100_000_000, prefill=5_000, decode=30, answer_tokens=1_000)
 
 
 class Order(msgspec.Struct):

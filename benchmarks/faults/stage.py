@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sollol.emulator.specs import ModelSpec, NodeSpec
-
 from benchmarks.faults.client import ANSWERED, ERROR, LOST, SHAPES, Ask, Conversation, Shape, ask, finish, open_one
 from benchmarks.faults.gate import Gate
 from benchmarks.faults.nodes import TALE, Nodes, equal
+
+from sollol.emulator.specs import ModelSpec, NodeSpec
 
 VICTIM = "n1"
 """The node that fails. It has the highest priority, so that among equals it gets the first request."""
@@ -26,14 +26,16 @@ class Setup:
     """``specs`` are the nodes, the first one the victim; with ``lone`` it is a process of its own, which can be killed.
 
     ``settings`` are tables of the gateway's file. With few requests in flight the nodes are ``pace`` times as fast.
+    ``host`` is the address of a lone victim, and ``away`` the command that runs it elsewhere.
     """
 
     specs: Sequence[NodeSpec] = field(default_factory=lambda: equal(4))
     lone: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     load_base: float = 0.05
-    warm: bool = True
     pace: float = 4.0
+    host: str = "127.0.0.1"
+    away: Sequence[str] = ()
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Found:
     figures: dict[str, float] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    skipped: str = ""
 
     def count(self, conversations: Iterable[Conversation]) -> None:
         """Judge replies. Those whose clients left on purpose are not to be given."""
@@ -142,16 +145,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(setup: Setup, count: int, *, short: bool = False, inside: Sequence[str] = ()) -> AsyncIterator[Stage]:
-    """Start everything for `count` requests in flight; end it with the block. `inside` is a command that runs others."""
+async def stage(setup: Setup, count: int, *, short: bool = False) -> AsyncIterator[Stage]:
+    """Start everything for `count` requests in flight; end it with the block."""
     with ExitStack() as ending:
         folder = Path(ending.enter_context(TemporaryDirectory(prefix="faults-")))
         specs = [spec.faster(setup.pace) for spec in setup.specs] if count < 100 else list(setup.specs)
         victim = None
         if setup.lone:
-            victim = Nodes(specs[:1], load_base=setup.load_base, inside=inside)
+            victim = Nodes(specs[:1], host=setup.host, load_base=setup.load_base, inside=setup.away)
             ending.callback(victim.close)
-        nodes = Nodes(specs[1:] if setup.lone else specs, load_base=setup.load_base, inside=inside)
+        nodes = Nodes(specs[1:] if setup.lone else specs, load_base=setup.load_base)
         ending.callback(nodes.close)
         groups = [victim, nodes] if victim is not None else [nodes]
         tables = [
@@ -159,11 +162,10 @@ async def stage(setup: Setup, count: int, *, short: bool = False, inside: Sequen
             for group in groups
             for url, name, spec in zip(group.urls, group.names, (s for s in specs if s.name in group.names), strict=True)
         ]
-        gate = Gate(folder, tables, setup.settings, inside)
+        gate = Gate(folder, tables, setup.settings)
         ending.callback(gate.close)
         gate.start()
         await gate.ready()
         running = Stage(setup, gate, nodes, victim or nodes, short=short)
-        if setup.warm:
-            await running.warm()
+        await running.warm()
         yield running
