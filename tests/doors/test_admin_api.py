@@ -333,6 +333,7 @@ async def test_openapi_document() -> None:
             "/api/nodes",
             "/api/nodes/{node}",
             "/api/queue",
+            "/api/cache",
             "/api/reload",
             "/api/routing/explain",
         }

@@ -198,7 +198,9 @@ class Connection:
             f"{method} {self._endpoint.base}{path} HTTP/1.1\r\nHost: {self._endpoint.authority}\r\nUser-Agent: sollol-bench\r\n"
         )
         head += f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        # What is measured is the making of answers, not the giving again of kept ones.
+        head += f"Cache-Control: no-store\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
 
     async def exchange(self, method: str, path: str, body: bytes, api_key: str, on_data: Callable[[_Reply], None]) -> _Reply:
         """Send one request and read its reply; `on_data` sees the reply each time more of it came.

@@ -136,7 +136,8 @@ def ask(
     endpoint = parse_endpoint(url)
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=seconds)
     try:
-        headers = {"Content-Type": "application/json"} | ({"X-SOLLOL-Node": node} if node else {})
+        # A demonstration shows nodes at work: a kept answer would hide them.
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"} | ({"X-SOLLOL-Node": node} if node else {})
         connection.request("POST", path, _body(model, prompt, tokens, path), headers)
         response = connection.getresponse()
         content = response.read()

@@ -28,7 +28,8 @@ _ALLOW_HEADERS: Final = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,"
     b"X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,"
     b"X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,"
-    b"X-Api-Key,X-Sollol-Priority,X-Sollol-Mode,X-Sollol-Timeout,X-Sollol-App,X-Sollol-Node,X-Sollol-Details"
+    b"X-Api-Key,X-Sollol-Priority,X-Sollol-Mode,X-Sollol-Timeout,X-Sollol-App,X-Sollol-Node,X-Sollol-Details,"
+    b"X-Sollol-Cache,X-Sollol-Hedge,Cache-Control"
 )
 _ALLOW_METHODS: Final = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 _PREFLIGHT_SECONDS: Final = b"43200"
