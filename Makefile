@@ -34,7 +34,7 @@ lint: $(VENV)/.developing ## style, types, the floors of the house, and that the
 	@rm -rf build/wheel
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
 
-bench: $(VENV)/.developing ## measure the gateway against other front doors
+bench: $(VENV)/.developing .tools/compiled/.installed ## measure the gateway against other front doors
 	$(BIN)/python -m benchmarks $(ARGS)
 
 simulate: $(VENV)/.developing ## compare ways of choosing a node, in virtual time
@@ -42,6 +42,11 @@ simulate: $(VENV)/.developing ## compare ways of choosing a node, in virtual tim
 
 docs: $(VENV)/.developing ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
+
+.tools/compiled/.installed: pyproject.toml $(wildcard src/sollol/*.py src/sollol/*/*.py src/sollol/*/*/*.py) | $(VENV)/.developing
+	@echo "installing SOLLOL with its core compiled into .tools/compiled (about a minute)"
+	@scripts/install_compiled.sh .tools/compiled
+	@touch $@
 
 clean: ## remove everything that was made here, .venv too
 	rm -rf $(VENV) build dist site .cache .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

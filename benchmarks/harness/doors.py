@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from harness.native import BODY, MODEL, ROOT, Node, pinned
 
+COMPILED = ROOT / ".tools" / "compiled"
+"""Where `scripts/install_compiled.sh` puts the package with its core compiled."""
 PEERS = Path(os.environ.get("SOLLOL_BENCH_PEERS", ROOT / ".tools" / "peers"))
 
 
@@ -50,10 +52,11 @@ class Door:
 DIRECT = Door("direct")
 NGINX = Door("nginx")
 SOLLOL = Door("sollol")
+SOLLOL_COMPILED = Door("sollol compiled")
 SOLLOL_ASYNCIO = Door("sollol without uvloop")
 VLLM_ROUTER = Door("vllm-router", openai_only=True, start_limit=60)
 LITELLM = Door("litellm", openai_only=True, start_limit=180)
-DOORS = (DIRECT, NGINX, SOLLOL, SOLLOL_ASYNCIO, VLLM_ROUTER, LITELLM)
+DOORS = (DIRECT, NGINX, SOLLOL, SOLLOL_COMPILED, SOLLOL_ASYNCIO, VLLM_ROUTER, LITELLM)
 
 
 def free_port() -> int:
@@ -160,13 +163,15 @@ def _nginx(folder: Path, port: int, urls: Sequence[str], _slots: int | None) -> 
     return [program, "-p", str(folder), "-e", str(folder / "errors"), "-c", str(folder / "nginx.conf")], {}
 
 
-def _sollol(folder: Path, port: int, urls: Sequence[str], slots: int | None, uvloop: bool = True) -> Command:
+def _sollol(
+    folder: Path, port: int, urls: Sequence[str], slots: int | None, uvloop: bool = True, installed: Path | None = None
+) -> Command:
     known = "" if slots is None else f"slots = {slots}\n"
     config = folder / "sollol.toml"
     config.write_text("".join(f'[[nodes]]\nurl = "{url}"\nkind = "ollama"\n{known}\n' for url in urls))
-    program = Path(sys.executable).parent / "sollol"
+    program = (installed or Path(sys.executable).parent) / "sollol"
     if not program.exists():
-        raise Unavailable("the command `sollol` is not installed beside this python")
+        raise Unavailable("the command `sollol` is not installed " + ("there" if installed else "beside this python"))
     environment = {
         "SOLLOL_UVLOOP": "1" if uvloop else "0",
         "SOLLOL_DATA_DIR": str(folder / "data"),
@@ -187,6 +192,10 @@ def _sollol(folder: Path, port: int, urls: Sequence[str], slots: int | None, uvl
 
 def _sollol_asyncio(folder: Path, port: int, urls: Sequence[str], slots: int | None) -> Command:
     return _sollol(folder, port, urls, slots, uvloop=False)
+
+
+def _sollol_compiled(folder: Path, port: int, urls: Sequence[str], slots: int | None) -> Command:
+    return _sollol(folder, port, urls, slots, installed=COMPILED / "bin")
 
 
 def peer(name: str) -> Path:
@@ -222,6 +231,7 @@ def _litellm(folder: Path, port: int, urls: Sequence[str], _slots: int | None) -
 COMMANDS: dict[str, Callable[[Path, int, Sequence[str], int | None], Command]] = {
     "nginx": _nginx,
     "sollol": _sollol,
+    "sollol compiled": _sollol_compiled,
     "sollol without uvloop": _sollol_asyncio,
     "vllm-router": _vllm_router,
     "litellm": _litellm,

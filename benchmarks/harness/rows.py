@@ -7,7 +7,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.doors import DIRECT, DOORS, LITELLM, NGINX, SOLLOL, SOLLOL_ASYNCIO, VLLM_ROUTER, Door, Running, Unavailable, opened
+from harness.doors import (
+    DIRECT,
+    DOORS,
+    LITELLM,
+    NGINX,
+    SOLLOL,
+    SOLLOL_ASYNCIO,
+    SOLLOL_COMPILED,
+    VLLM_ROUTER,
+    Door,
+    Running,
+    Unavailable,
+    opened,
+)
 from harness.machine import Cores, core_seconds, cpu_seconds, has_uvloop, memory_mb
 from harness.native import Node, Shape, load, stub_nodes
 
@@ -109,7 +122,7 @@ def throughput(plan: Plan) -> Row:
 def native(plan: Plan) -> Row:
     row = Row("native", "64 clients, small non-streaming /api/chat")
     options = {"path": "/api/chat", "connections": 64, "duration": plan.seconds(5, 2), "warmup": 1}
-    return measure(plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_ASYNCIO), shape=Shape(), options=options)
+    return measure(plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_COMPILED, SOLLOL_ASYNCIO), shape=Shape(), options=options)
 
 
 def streams(plan: Plan) -> Row:
@@ -126,7 +139,9 @@ def streams(plan: Plan) -> Row:
         "duration": 1.5 * length,
         "limit": 2 * length + 5,
     }
-    return measure(plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_ASYNCIO, VLLM_ROUTER, LITELLM), shape=shape, options=options)
+    return measure(
+        plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_COMPILED, SOLLOL_ASYNCIO, VLLM_ROUTER, LITELLM), shape=shape, options=options
+    )
 
 
 def native_streams(plan: Plan) -> Row:
@@ -141,14 +156,14 @@ def native_streams(plan: Plan) -> Row:
         "duration": 1.5 * length,
         "limit": 2 * length + 5,
     }
-    return measure(plan, row, (DIRECT, NGINX, SOLLOL), shape=shape, options=options | {"path": "/api/chat"})
+    return measure(plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_COMPILED), shape=shape, options=options | {"path": "/api/chat"})
 
 
 def unknown_slots(plan: Plan) -> Row:
     row = Row("unknown-slots", "Three 100 ms nodes, 32 clients, /api/chat, slots not configured")
     shape = Shape(delay=100, first=100)
     options = {"path": "/api/chat", "connections": 32, "duration": plan.seconds(10, 5), "warmup": 3}
-    return measure(plan, row, (DIRECT, NGINX, SOLLOL), shape=shape, options=options, count=3, slots=None)
+    return measure(plan, row, (DIRECT, NGINX, SOLLOL, SOLLOL_COMPILED), shape=shape, options=options, count=3, slots=None)
 
 
 LOAD_ROWS: dict[str, Callable[[Plan], Row]] = {
