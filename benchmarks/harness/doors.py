@@ -164,7 +164,7 @@ def _nginx(folder: Path, port: int, urls: Sequence[str], _slots: int | None) -> 
 
 
 def _sollol(
-    folder: Path, port: int, urls: Sequence[str], slots: int | None, uvloop: bool = True, installed: Path | None = None
+    folder: Path, port: int, urls: Sequence[str], slots: int | None, *, uvloop: bool = True, installed: Path | None = None
 ) -> Command:
     known = "" if slots is None else f"slots = {slots}\n"
     config = folder / "sollol.toml"

@@ -10,7 +10,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
 from tests.support.need import require
 
 ROOT = Path(__file__).resolve().parents[2]
