@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -52,7 +53,13 @@ def up(
         click.echo(f"note: {words}", err=True)
     from sollol.server import run  # noqa: PLC0415 - `sollol up --help` does without the gateway
 
-    return run(loaded.config, announce=click.echo, read=lambda: load(arguments, file=file).config, tell=log_to_stderr)
+    return run(loaded.config, announce=say, read=lambda: load(arguments, file=file).config, tell=log_to_stderr)
+
+
+def say(text: str) -> None:
+    """Print a line. That nobody can read it (the terminal was closed, `| head` has enough) is no reason to stop serving."""
+    with suppress(OSError):
+        click.echo(text)
 
 
 def log_to_stderr(settings: Log) -> TextIO | None:
