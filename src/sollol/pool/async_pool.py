@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -23,7 +24,7 @@ from sollol.pool import bodies
 from sollol.pool.async_models import AsyncModels
 from sollol.pool.inside import Inside, decoded
 from sollol.pool.nodes import Nodes, PoolNode, named_node
-from sollol.pool.options import CallOptions, ChatOptions, EmbedOptions, GenerateOptions, split
+from sollol.pool.options import CallOptions, CallWishes, ChatOptions, EmbedOptions, GenerateOptions, split
 from sollol.pool.replies import ChatReply, EmbeddingReply, EmbedReply, GenerateReply, R, Reply, wrap
 from sollol.pool.settings import NodeForm, PoolSettings, Wishes, node_settings, pool_settings
 from sollol.pool.streams import AsyncReplies
@@ -158,6 +159,19 @@ class AsyncPool(AsyncModels):
         body = bodies.encoded({"model": model, "prompt": prompt, **fields})
         return wrap(EmbeddingReply, decoded(await self._opened().ask("/api/embeddings", body, wishes, model=model)))
 
+    async def explain(
+        self, model: str, *, prompt_tokens: int = 100, max_tokens: int | None = None, **wishes: Unpack[CallWishes]
+    ) -> Reply:
+        """Where a request of that size would go and why: ``chosen``, ``reason``, and the terms in seconds of each of ``nodes``.
+
+        Nothing is sent. Raises `BadValue` or `BadRequest` for sizes and wishes that cannot be.
+        """
+        wished, _ = split(wishes, self._wishes)
+        question = {"model": model, "prompt_tokens": prompt_tokens, "max_tokens": max_tokens}
+        question |= {"priority": wished.priority, "mode": wished.mode}
+        query = urlencode({key: value for key, value in question.items() if value is not None})
+        return wrap(Reply, decoded(await self._opened().explain(query)))
+
     # --- warming
 
     async def warm_model(self, model: str, **options: Unpack[CallOptions]) -> bool:
@@ -186,6 +200,11 @@ class AsyncPool(AsyncModels):
         """Wait until the first search is over and every node was looked at once."""
         await self._opened().ready()
         return self
+
+    @property
+    def inside(self) -> Inside:
+        """The engine of this loop, for what builds on a pool."""
+        return self._opened()
 
     @property
     def settings(self) -> PoolSettings:
@@ -283,6 +302,10 @@ class AsyncPool(AsyncModels):
     ) -> None:
         await self.aclose()
 
+    def _told(self, error: SollolError) -> Exception:
+        """The exception that callers see."""
+        return error
+
     def _current(self) -> Inside | None:
         """The engine, if one runs."""
         inside = self._inside
@@ -301,7 +324,7 @@ class AsyncPool(AsyncModels):
             raise ShuttingDown("this pool is closed; make a new one")
         if inside is not None and inside.process == os.getpid() and not inside.closed and inside.loop.is_running():
             raise SollolError("this pool is used from another event loop now: give each loop its own AsyncPool")
-        self._inside = inside = Inside(self._settings, self._statistics)
+        self._inside = inside = Inside(self._settings, self._statistics, self._told)
         return inside
 
     def _answer(

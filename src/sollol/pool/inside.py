@@ -19,9 +19,10 @@ from sollol.core.ports import Header, Headers, Outgoing, Sink
 from sollol.core.types import Endpoint, NodeKind
 from sollol.engine.calls import stream
 from sollol.engine.statistics import Statistics
-from sollol.errors import BrokeMidStream, NoNodes, ShuttingDown
+from sollol.errors import BrokeMidStream, NoNodes, ShuttingDown, SollolError
 from sollol.gateway import listings, models
 from sollol.gateway.context import Gateway
+from sollol.gateway.explain import explain
 from sollol.gateway.http import Request
 from sollol.gateway.inference import Asked, Inference
 from sollol.pool.nodes import PoolNode, known_node
@@ -38,9 +39,15 @@ _ABOUT_MODELS: Final = {**models.ROUTES, **listings.ROUTES}
 
 
 class Inside:
-    """Everything behind a pool, for the loop in which it was made. `close` ends it; so does the end of the loop."""
+    """Everything behind a pool, for the loop in which it was made. `close` ends it; so does the end of the loop.
 
-    def __init__(self, settings: PoolSettings, statistics: Statistics) -> None:
+    ``told`` makes the exceptions that users see of ours.
+    """
+
+    def __init__(
+        self, settings: PoolSettings, statistics: Statistics, told: Callable[[SollolError], Exception] | None = None
+    ) -> None:
+        self.told = told or _as_it_is
         self.loop = asyncio.get_running_loop()
         self.process = os.getpid()
         self.closed = False
@@ -106,6 +113,11 @@ class Inside:
             await self._inference(self._request(path, body, wishes), sink)
 
         return Flowing(self, work, self._request(path, body, wishes), model)
+
+    async def explain(self, query: str) -> bytes:
+        """What the routing thinks of an imagined request."""
+        await self.ready()
+        return await self._whole(partial(explain, self.gateway), Request("GET", "", query, [], "pool"), "")
 
     async def ask_models(self, method: str, path: str, body: bytes = b"", *, model: str = "") -> bytes:
         """The complete answer of one of Ollama's paths about models."""
@@ -215,11 +227,17 @@ class Inside:
 
     async def _whole(self, work: Work, request: Request, model: str) -> bytes:
         sink = Whole()
-        await self.counted(work(request, sink))
-        if sink.status >= 300:
-            raise refusal(sink.status, sink.headers, sink.body, model)
-        if not sink.ended:
-            raise broken(sink.headers, "the answer ended early")
+        try:
+            await self.counted(work(request, sink))
+            if sink.status >= 300:
+                raise refusal(sink.status, sink.headers, sink.body, model)
+            if not sink.ended:
+                raise broken(sink.headers, "the answer ended early")
+        except SollolError as error:
+            shown = self.told(error)
+            if shown is error:
+                raise
+            raise shown from error
         return sink.body
 
     async def counted(self, work: Awaitable[T]) -> T:
@@ -283,11 +301,16 @@ class Inside:
             say(f"Selected node: {known.node.endpoint.authority} ({what}, {known.latency * 1000:.0f}ms latency)")
 
 
+def _as_it_is(error: SollolError) -> Exception:
+    return error
+
+
 class Flowing:
     """An answer that is coming. `close` ends the request, also at the node; so does forgetting this."""
 
     def __init__(self, inside: Inside, work: Work, request: Request, model: str) -> None:
         self.sink = sink = Flow()
+        self.told = inside.told
         self._model = model
         self._loop = inside.loop
         self._task = inside.loop.create_task(inside.counted(work(request, sink)))

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 from sollol.drivers.discover_now import count_unique_physical_hosts
-from sollol.pool.engine_thread import EngineThread
+from sollol.errors import ShuttingDown
+from sollol.pool.inside import Inside
 from sollol.pool.nodes import Nodes
 from sollol.pool.options import EmbedOptions
 from sollol.pool.pending import Later, pending, running_loop
@@ -162,30 +163,47 @@ class OllamaPool(SyncPool):
         stats = self._run(self._own.get_stats())
         return {key: _measured(value) for key, value in stats.items()}
 
+    # --- for what works with a pool in its own loop
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `work` in the pool's own event loop, without waiting for it."""
+        try:
+            return self._engine().submit(work)
+        except ShuttingDown:
+            work.close()
+            raise
+
+    def blocking(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which runs in the pool's own event loop; waits for it."""
+        return self._run(work)
+
+    async def opened(self) -> Inside:
+        """The engine, with every node looked at; in the pool's own loop only."""
+        await self._own.ready()
+        return self._own.inside
+
+    async def load(self, model: str, node: str) -> bool:
+        """Load a model on a node for good; in the pool's own loop only. False if that did not work."""
+        return await self._own.warm_model(model, node=node, keep_alive=-1)
+
     # --- inside
 
     def _wait(self, kind: type[R], work: Coroutine[Any, Any, R]) -> R:
         if self._always_blocks or not running_loop():
             return self._run(work)
-        future: Future[R] = self._begun(work)
-        return pending(kind, future, self._blocks)
+        return pending(kind, self.begin(work), self._blocks)
 
     def _value(self, work: Coroutine[Any, Any, T]) -> T:
         if self._always_blocks or not running_loop():
             return self._run(work)
-        later: Any = Later(self._begun(work), self._blocks)
+        later: Any = Later(self.begin(work), self._blocks)
         return later  # type: ignore[no-any-return]  # is used like the value, or awaited
 
     def _pieces(self, replies: AsyncReplies[R]) -> Replies[R]:
         return Replies(self._engine(), replies)
 
-    def _begun(self, work: Coroutine[Any, Any, T]) -> Any:
-        engine: EngineThread = self._engine()
-        return engine.submit(work)
-
     async def _far(self, work: Coroutine[Any, Any, T]) -> T:
-        result: T = await asyncio.wrap_future(self._begun(work))
-        return result
+        return await asyncio.wrap_future(self.begin(work))
 
     async def _when_ready(self) -> Self:
         await self._far(self._own.ready())

@@ -25,7 +25,7 @@ class AsyncReplies(AsyncIterator[R], Generic[R]):
         self._kind = kind
         self._source: Callable[[], Flowing] | None = source
         self._flowing: Flowing | None = None
-        self._failed: SollolError | None = None
+        self._failed: Exception | None = None
         self._rest = b""
         self._waiting: deque[R] = deque()
 
@@ -58,7 +58,8 @@ class AsyncReplies(AsyncIterator[R], Generic[R]):
                         found.append(wrap(self._kind, decoded(line, flowing.sink.headers)))
             except SollolError as error:
                 self._flowing = None
-                self._failed = error
+                self._failed = flowing.told(error)
+                self._failed.__cause__ = None if self._failed is error else error
         if self._failed is not None and not found:
             failed, self._failed = self._failed, None
             raise failed

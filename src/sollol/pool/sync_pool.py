@@ -10,13 +10,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from sollol.errors import ShuttingDown
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.engine_thread import EngineThread
 from sollol.pool.nodes import Nodes, PoolNode
-from sollol.pool.options import ChatOptions, EmbedOptions, GenerateOptions
+from sollol.pool.options import CallWishes, ChatOptions, EmbedOptions, GenerateOptions
 from sollol.pool.replies import (
     ChatReply,
     EmbeddingReply,
@@ -81,6 +81,8 @@ class SyncPool:
     one pool. A process made by ``fork`` gets an engine of its own with its first call; a pool can also be pickled.
     """
 
+    _kind: ClassVar[type[AsyncPool]] = AsyncPool
+
     def __init__(
         self,
         nodes: Iterable[NodeForm] | NodeForm | None = None,
@@ -89,7 +91,7 @@ class SyncPool:
         **given: Any,
     ) -> None:
         self._settings = settings or pool_settings(nodes, **given)
-        self._own = AsyncPool(settings=self._settings)
+        self._own = self._kind(settings=self._settings)
         self._engines: dict[int, EngineThread] = {}
         self._locks: dict[int, threading.Lock] = {}
         self._closed = False
@@ -175,6 +177,12 @@ class SyncPool:
     def embeddings(self, model: str, prompt: str | None = None, **options: Unpack[EmbedOptions]) -> EmbeddingReply:
         """The vector of one text, by Ollama's old call."""
         return self._wait(EmbeddingReply, self._own.embeddings(model, prompt, **options))
+
+    def explain(
+        self, model: str, *, prompt_tokens: int = 100, max_tokens: int | None = None, **wishes: Unpack[CallWishes]
+    ) -> Reply:
+        """Where a request of that size would go and why; nothing is sent."""
+        return self._wait(Reply, self._own.explain(model, prompt_tokens=prompt_tokens, max_tokens=max_tokens, **wishes))
 
     # --- models
 
