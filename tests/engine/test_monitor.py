@@ -314,3 +314,15 @@ async def test_closing_ends_every_watch() -> None:
     await turns()
     await here.monitor.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")]
+
+
+async def test_a_node_whose_work_breaks_is_looked_at_at_once_but_not_after_each_failure() -> None:
+    async with watched() as here:
+        here.add("a")
+        await asyncio.sleep(21)
+        here.work("a", "failed", "failed")
+        await asyncio.sleep(0.5)
+        here.work("a", "failed")
+        await asyncio.sleep(0.4)
+        assert here.looks.at["a"] == [0.0, 21.0]
+        here.engine.publish(AttemptEnded(here.clock.now(), a_task(9), "nobody", "failed"))

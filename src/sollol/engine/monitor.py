@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from sollol.core.events import (
+    AttemptEnded,
     Event,
     HealthChanged,
     ModelLearned,
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 MODELS_ASKED = 200
 # An overdue request shortens the interval without any event, so the interval is looked at this often.
 RECKON_SECONDS = 5.0
+# Work that fails asks for a look, but not for one after each failure.
+AGAIN_SECONDS = 1.0
 
 
 class Monitor:
@@ -44,6 +47,7 @@ class Monitor:
         self._looking: dict[str, asyncio.Event] = {}
         self._asked: dict[str, set[tuple[str, str]]] = {}
         engine.listen(self._heard, NodeAdded, NodeChanged, HealthChanged, NodeRemoved)
+        engine.listen(self._worked, AttemptEnded)
 
     def look(self, node: str) -> None:
         """Look at a node now; harmless for one that is not known."""
@@ -93,6 +97,13 @@ class Monitor:
                 for waited in (self._seen, self._looking):
                     waited.pop(node_id, asyncio.Event()).set()
                 self._asked.pop(node_id, None)
+
+    def _worked(self, event: Event) -> None:
+        """Work that breaks may mean that the node is gone, or that another one is there: the next request must not find out."""
+        if isinstance(event, AttemptEnded) and event.outcome == "failed":
+            known = self._engine.state.nodes.get(event.node)
+            if known is not None and event.at - known.health.looked_at >= AGAIN_SECONDS:
+                self.look(event.node)
 
     async def _watch(self, node_id: str) -> None:
         while node_id in self._engine.state.nodes:
