@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
-from sollol.core.events import Event, HealthChanged, NodeAdded, NodeRemoved
+from sollol.core.events import Event, HealthChanged, NodeAdded, NodeChanged, NodeRemoved
 from sollol.core.node import NodeState
 from sollol.core.types import Health
 from sollol.engine.finder import Finder
@@ -38,9 +39,8 @@ async def tell(gateway: RunningGateway, announce: Announce, *, demo: Callable[[]
     hint = curl_line(gateway.address, list(nodes.values()))
     if hint:
         announce(f"try it:\n  {hint}")
-    house.engine.listen(
-        lambda event: _tell_change(event, nodes.get(_id(event)), announce), NodeAdded, NodeRemoved, HealthChanged
-    )
+    changes = Changes({node.id: node.label for node in nodes.values()}, announce)
+    house.engine.listen(changes.heard, NodeAdded, NodeChanged, NodeRemoved, HealthChanged)
     await asyncio.Event().wait()
 
 
@@ -49,7 +49,7 @@ def found_lines(nodes: list[NodeState], finder: Finder) -> list[str]:
     if not nodes:
         return nothing_found(finder)
     up = sum(1 for node in nodes if node.state is Health.UP)
-    return [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {up} up:", *(f"  {_line(node)}" for node in nodes)]
+    return [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {up} up:", *_lines(nodes)]
 
 
 def nothing_found(finder: Finder, *, demo: bool = False) -> list[str]:
@@ -77,24 +77,45 @@ def curl_line(address: str, nodes: list[NodeState]) -> str:
     return ""
 
 
-def _line(node: NodeState) -> str:
-    mark = ", emulated" if node.emulated else ""
-    what = f"{node.kind.value} {node.version_text}".strip()
+class Changes:
+    """Tells of nodes that come, go, fail and return, by the names that people know them by. ``labels`` are those of now."""
+
+    def __init__(self, labels: dict[str, str], announce: Announce) -> None:
+        self._labels = labels
+        self._announce = announce
+
+    def heard(self, event: Event) -> None:
+        """One event; those that say nothing to a person are passed over."""
+        words = self._words(event)
+        if words:
+            self._announce(f"{datetime.now().astimezone():%H:%M:%S}  {words}")
+
+    def _words(self, event: Event) -> str:
+        labels = self._labels
+        match event:
+            case NodeAdded(node=added):
+                labels[added.id] = added.label
+                return f"found {added.label} at {added.endpoint.url}"
+            case NodeChanged(node=changed):
+                labels[changed.id] = changed.label
+            case NodeRemoved(node=gone, reason=reason):
+                return f"{labels.pop(gone, gone)} is gone: {reason}"
+            case HealthChanged(node=node, new=new, reason=reason) if node in labels and new not in _QUIET:
+                return f"{labels[node]} is {new}" + (f": {reason}" if new != Health.UP else "")
+        return ""
+
+
+def _lines(nodes: list[NodeState]) -> list[str]:
+    """A line for each node, in columns."""
+    rows = [(node.label, node.node.endpoint.url, _state(node)) for node in nodes]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return [f"  {label:<{widths[0]}}  {url:<{widths[1]}}  {state}" for label, url, state in rows]
+
+
+def _state(node: NodeState) -> str:
     if node.state is not Health.UP:
-        return f"{node.label}  {node.node.endpoint.url}  {node.state.value}: {node.last_error or 'not answered yet'}"
+        return f"{node.state.value}: {node.last_error or 'not answered yet'}"
+    what = f"{node.kind.value} {node.version_text}".strip()
+    mark = ", emulated" if node.emulated else ""
     models = len(node.models)
-    return f"{node.label}  {node.node.endpoint.url}  {what}{mark}, {models} model{'s' if models != 1 else ''}"
-
-
-def _tell_change(event: Event, node: NodeState | None, announce: Announce) -> None:
-    match event:
-        case NodeAdded(node=added):
-            announce(f"found {added.label} at {added.endpoint.url}")
-        case NodeRemoved(node=gone, reason=reason):
-            announce(f"{gone} is gone: {reason}")
-        case HealthChanged(new=new, reason=reason) if node is not None and new not in _QUIET:
-            announce(f"{node.label} is {new}" + (f": {reason}" if new != Health.UP else ""))
-
-
-def _id(event: Event) -> str:
-    return event.node if isinstance(event, HealthChanged) else ""
+    return f"{what}{mark}, {models} model{'s' if models != 1 else ''}"
