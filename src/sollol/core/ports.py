@@ -107,10 +107,7 @@ class Sink(Protocol):
     """The client's side of one request, as the door implements it."""
 
     def head(self, status: int, headers: Headers, length: int | None = None) -> None:
-        """Send status and headers once. ``length`` None: the body goes chunked (or until close, for HTTP/1.0).
-
-        With a length they go out with the first piece of the body, which has to follow at once.
-        """
+        """Send status and headers once. ``length`` None: the body goes chunked (or until close, for HTTP/1.0)."""
         ...
 
     def data(self, data: bytes) -> None: ...

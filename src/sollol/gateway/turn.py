@@ -77,7 +77,7 @@ class Turn:
     # core.ports.Sink
 
     def head(self, status: int, headers: Headers, length: int | None = None) -> None:
-        """Status and headers. They leave with the first piece of the body; of a stream at the latest at the end of this turn."""
+        """Status and headers; they leave together with the first piece of the body, at the latest at the end of this turn."""
         if self.gone:
             return
         if self.started:
@@ -105,8 +105,7 @@ class Turn:
         elif http10:
             lines.append(b"Connection: keep-alive")
         self._head = _joined(lines)
-        if length is None:  # whoever knows the length has the body at hand
-            door.loop.call_soon(self._flush)
+        door.loop.call_soon(self._flush)
 
     def data(self, data: bytes) -> None:
         """A piece of the body; it is written in this call."""
