@@ -96,7 +96,7 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Routing(Struct, frozen=True, forbid_unknown_fields=True):
-    """``mode`` of requests that name none. ``hedging``: small requests may run on a second, idle node; the first answer wins."""
+    """``mode`` of requests that name none. ``hedging``: small ones may run on a second, idle node; the first answer wins."""
 
     mode: Mode = Mode.BALANCED
     hedging: bool = False
