@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench simulate docs clean
+.PHONY: help install run test lint bench simulate faults docs clean
 
 # The first Python of version 3.11 or later, or the one given: make PYTHON=/path/to/python3.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -39,6 +39,10 @@ bench: $(VENV)/.developing .tools/compiled/.installed ## measure the gateway aga
 
 simulate: $(VENV)/.developing ## compare ways of choosing a node, in virtual time
 	$(BIN)/python -m benchmarks.simulate $(ARGS)
+
+faults: $(VENV)/.developing ## play every fault and print what clients see of it (ten minutes)
+	@scripts/install_test_packages.sh
+	@$(BIN)/python -m benchmarks.faults $(ARGS)
 
 docs: $(VENV)/.developing ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.faults`: play the rows, print the table, write the figures."""
+"""`python -m benchmarks.faults`: play the rows, print the table, write the figures and the table into the documentation."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.faults.report import Played
 from benchmarks.faults.table import ROWS, Row
 
 RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
 def play(row: Row, count: int, *, short: bool) -> Played:
@@ -53,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{len(all_played)} runs, {len(failed)} failed, {seconds:.0f} s")
     whole = not (options.short or options.row or options.size)
     path = options.json or (RESULTS / f"faults-{datetime.now(UTC):%Y-%m-%d}.json" if whole else None)
+    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "python": platform.python_version()}
+    if whole:
+        PAGE.write_text(report.into(PAGE.read_text(), all_played, about))
     if path is not None:
-        about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "python": platform.python_version()}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report.document(all_played, about | {"seconds": round(seconds)}), indent=1) + "\n")
     return 1 if failed else 0

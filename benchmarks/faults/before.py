@@ -9,6 +9,7 @@ from benchmarks.faults.client import SHAPES, Conversation, Shape, eventually, fi
 from benchmarks.faults.stage import VICTIM, Found, Stage, p95
 
 Scenario = Callable[[Stage, int], Awaitable[Found]]
+MOST = 100
 INFERENCE = tuple(f"POST {shape.path}" for shape in SHAPES[:3])
 
 
@@ -17,20 +18,30 @@ async def usable(here: Stage) -> bool:
     return (await here.gate.states())[VICTIM] in ("up", "half-open")
 
 
+async def arm(here: Stage, faults: dict[str, Any]) -> None:
+    """Set the faults of the victim. With `reset` those connections are cut too that are open already."""
+    if faults.get("reset"):
+        await here.fault(refuse=True)
+    await here.fault(**faults)
+
+
 async def play(
     here: Stage, count: int, faults: dict[str, Any], shapes: Sequence[Shape] = SHAPES
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """The same load without and with the fault: `count` at once, or for one in flight one of each shape in turn."""
+    """The same load without and with the fault: `count` at once, or for one in flight one of each shape in turn.
+
+    All say how many tokens they want at most, since a document is given up only when it is late for so many.
+    """
     if count > 1:
-        healthy = await here.burst(count)
-        await here.fault(**faults)
-        return healthy, await here.burst(count)
-    healthy = await here.one_by_one(shapes)
+        healthy = await here.burst(count, limit=MOST)
+        await arm(here, faults)
+        return healthy, await here.burst(count, limit=MOST)
+    healthy = await here.one_by_one(shapes, limit=MOST)
     hit = []
     for shape in shapes:
         await eventually(lambda: usable(here), 8)
-        await here.fault(**faults)
-        hit.append(await finish(await open_one(here.gate.url, here.ask(shape))))
+        await arm(here, faults)
+        hit.append(await finish(await open_one(here.gate.url, here.ask(shape, limit=MOST))))
         await here.fault()
     await here.fault(**faults)
     return healthy, hit

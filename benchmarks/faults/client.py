@@ -239,11 +239,6 @@ class Conversation(asyncio.Protocol):
         """The longest pause between two pieces of a stream."""
         return max((b - a for a, b in zip(self.times, self.times[1:], strict=False)), default=0.0)
 
-    @property
-    def resumed(self) -> bool:
-        """Whether the reply says that another node went on with it."""
-        return b"resum" in self.last or any("resum" in name for name in self.headers)
-
     def verdict(self) -> tuple[str, str]:
         """What it is worth, and for everything but a right answer why."""
         if not self.over.done():

@@ -77,6 +77,11 @@ class Gate:
         return {model["name"] for model in found["models"]}
 
     @property
+    def resumed(self) -> int:
+        """Requests that another node went on with, by its log."""
+        return self.log.read_text().count(" resumed=")
+
+    @property
     def megabytes(self) -> float:
         """Memory of the process (RSS), in 10^6 bytes."""
         assert self.process is not None

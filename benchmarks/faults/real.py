@@ -106,6 +106,7 @@ async def _break(count: int, how: signal.Signals, gap: float) -> Found:
         os.kill(here.servers[0].pid, how)
         kept = [one.text for one in running]
         _compare(found, [await finish(one) for one in running], whole, kept)
+        found.resumed = here.gate.resumed
         longest = max(one.gap for one in running)
         found.figures["longest_pause_s"] = longest
         found.headline = f"longest pause {longest:.2f} s; {found.figures['same_as_unbroken']:.0f} of {count} as unbroken"
@@ -125,7 +126,7 @@ async def stalls(count: int, short: bool) -> Found:
 
 
 async def killed(count: int, short: bool) -> Found:
-    """The gateway is killed. All is streamed: only once a second llama.cpp looks whether a client that gets no stream is there."""
+    """The gateway is killed. All is streamed: else llama.cpp looks for its client only once a second."""
     if find_llama_server() is None:
         return Found(skipped=HOW)
     found = Found(requests=count)

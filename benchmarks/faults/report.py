@@ -12,6 +12,8 @@ from benchmarks.faults.table import Row
 
 _HEAD = "| fault | in flight | requests | answered | resumed | clear errors | lost | wrong | measured | bar | verdict |"
 HEADER = f"{_HEAD}\n|---|---:|---:|---:|---:|---:|---:|---:|---|---|---|"
+BEGIN = "<!-- the table: written by `make faults` -->"
+END = "<!-- end of the table -->"
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,14 @@ def document(all_played: Sequence[Played], about: dict[str, Any]) -> dict[str, A
         for one in all_played
     ]
     return {"about": about, "rows": rows}
+
+
+def into(page: str, all_played: Sequence[Played], about: dict[str, Any]) -> str:
+    """The page with a new table between its marks."""
+    before, mark, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ValueError("the page has no place for the table")
+    said = f"Measured on {about['date']} on a machine with {about['cores']} cores that also ran the nodes and the clients."
+    lines = [HEADER, *(line(played) for played in all_played)]
+    return f"{before}{BEGIN}\n{said}\n\n" + "\n".join(lines) + f"\n{END}{after}"

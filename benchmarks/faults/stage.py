@@ -60,7 +60,6 @@ class Found:
             self.requests += 1
             outcome, why = conversation.verdict()
             self.answered += outcome == ANSWERED
-            self.resumed += outcome == ANSWERED and conversation.resumed
             self.errors += outcome == ERROR
             self.lost += outcome == LOST
             self.wrong += outcome not in (ANSWERED, ERROR, LOST)

@@ -43,7 +43,9 @@ def on(scenario: Scenario, setup: Setup | Callable[[int], Setup] | None = None) 
     async def play(count: int, short: bool) -> Found:
         chosen = setup(count) if callable(setup) else setup or Setup()
         async with stage(chosen, count, short=short) as here:
-            return await scenario(here, count)
+            found = await scenario(here, count)
+            found.resumed = here.gate.resumed
+            return found
 
     return play
 
