@@ -1,0 +1,110 @@
+"""What importing and making a pool does, and does not do; the documented import paths; the types that checkers see."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.machines import Machines
+from tests.support.need import require
+
+from sollol.emulator.presets import instant
+
+ROOT = Path(__file__).parents[2]
+PATHS = {
+    "sollol": ["AsyncPool", "HybridRouter", "OllamaPool", "Priority", "RPCBackend", "SOLLOL", "SOLLOLConfig", "SyncPool"],
+    "sollol.client": ["AsyncClient", "Client"],
+    "sollol.discovery": ["discover_ollama_nodes"],
+    "sollol.docker_ip_resolver": ["is_docker_ip", "resolve_docker_ip"],
+    "sollol.gpu_controller": ["SOLLOLGPUController", "integrate_with_router"],
+    "sollol.hedging": ["AdaptiveHedging"],
+    "sollol.intelligence": ["IntelligentRouter", "TaskContext"],
+    "sollol.ollama": ["AsyncClient", "ChatResponse", "Client", "ResponseError"],
+    "sollol.pool": ["AsyncPool", "OllamaPool", "SyncPool"],
+    "sollol.priority_helpers": ["Priority", "get_priority_for_role"],
+    "sollol.routing_modes": ["RoutingMode", "TaskPriority"],
+    "sollol.sync_wrapper": ["HybridRouter", "OllamaPool"],
+}
+
+
+def said(script: str, *arguments: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in PATHS.items() for name in names])
+def test_documented_paths_have_their_names(path, name):
+    module = importlib.import_module(path)
+    assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("path", ["sollol", "sollol.pool"])
+def test_an_unknown_name_is_an_attribute_error(path):
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = importlib.import_module(path).nothing_like_it
+
+
+def test_an_import_loads_nothing_and_starts_nothing():
+    script = (
+        "import sys, threading, time; before = set(sys.modules); began = time.perf_counter(); import sollol; "
+        "took = time.perf_counter() - began; "
+        "print(took < 0.15, threading.active_count(), sorted(n for n in set(sys.modules) - before if n.startswith('sollol')))"
+    )
+    assert said(script) == "True 1 ['sollol']"
+    script = "import sys, sollol; stdlib = sys.stdlib_module_names; print([m for m in sys.modules if m.split('.')[0] in ("
+    assert said(script + "'msgspec', 'httptools', 'psutil', 'click', 'prometheus_client', 'asyncio')])") == "[]"
+
+
+@pytest.mark.parametrize("kind", ["AsyncPool", "SyncPool", "OllamaPool"])
+def test_making_a_pool_with_nodes_contacts_nobody_and_is_quick(kind):
+    script = (
+        "import sys, threading, time, sollol; make = getattr(sollol, sys.argv[1]); began = time.perf_counter(); "
+        "pool = make(nodes=[sys.argv[2]]); print(time.perf_counter() - began < 0.1, threading.active_count())"
+    )
+    with Machines(instant(0.0)) as machines:
+        assert said(script, kind, machines.urls[0]) == "True 1"
+        assert machines.see(lambda cluster: cluster.nodes[0].stats.connections) == 0
+
+
+TYPES = """
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+from sollol import AsyncPool, OllamaPool, SyncPool
+from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply
+from sollol.pool.streams import AsyncReplies
+from sollol.pool.sync_pool import SyncReplies
+
+def sync(pool: SyncPool, both: OllamaPool) -> None:
+    assert_type(pool.chat("m", []), ChatReply)
+    assert_type(pool.chat("m", [], stream=True), SyncReplies[ChatReply])
+    assert_type(pool.generate("m", "p", options={"seed": 1}), GenerateReply)
+    assert_type(pool.embed("m", ["a"]), EmbedReply)
+    assert_type(pool.chat("m", []).message.content, str | None)
+    assert_type(both.chat("m", [], priority=7), ChatReply)
+    assert_type([piece.response for piece in pool.generate("m", "p", stream=True)], list[str])
+
+async def asynchronous(pool: AsyncPool) -> None:
+    call = pool.chat("m", [])
+    assert_type(call, Coroutine[Any, Any, ChatReply])
+    assert_type(await call, ChatReply)
+    assert_type(await pool.chat("m", []), ChatReply)
+    assert_type(pool.chat("m", [], stream=True), AsyncReplies[ChatReply])
+    async for piece in pool.generate("m", "p", stream=True):
+        assert_type(piece, GenerateReply)
+"""
+
+
+@pytest.mark.slow
+def test_type_checkers_see_real_types(tmp_path):
+    require(importlib.util.find_spec("mypy"), "mypy: run `make test`")
+    (tmp_path / "program.py").write_text(TYPES)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(tmp_path / "program.py")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
