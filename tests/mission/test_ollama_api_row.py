@@ -23,13 +23,9 @@ OWN_WORDS = {
     "basic-chat-tools-unsupported": "does not support tools",
     "basic-chat-image-text-model": "does not support vision",
     "basic-chat-bad-image": "does not support vision",
-    "basic-embed-on-chat-model": "does not support embeddings",
-    "basic-embeddings-on-chat-model": "does not support embeddings",
     "basic-v1-chat-image": "does not support vision",
     "basic-v1-chat-tools-unsupported": "does not support tools",
 }
-# It cannot be done: 501 on both paths, where one of Ollama's says 500.
-STATUS = {"basic-embeddings-on-chat-model": 501}
 ASKED = [fact for fact in FACTS if fact["name"] not in OWN and not fact["path"].startswith(OTHER_DIALECTS)]
 
 
@@ -40,7 +36,7 @@ async def test_b10_answers_like_one_ollama(fact: dict[str, Any]) -> None:
         prepare(cluster.nodes[0], fact)
         sent = b"" if body is None else body.encode() if isinstance(body, str) else body
         got = await gate.ask(fact["method"], fact["path"], sent, fact["headers"])
-    assert got.status == STATUS.get(fact["name"], fact["status"]), got.body
+    assert got.status == fact["status"], got.body
     assert got.header("x-powered-by") == "SOLLOL"
     words = OWN_WORDS.get(fact["name"])
     if words is not None:

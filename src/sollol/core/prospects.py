@@ -50,7 +50,8 @@ def hopeless(state: ClusterState, task: Task) -> SollolError | None:
         return NoNodes("no node is known", retry_after=10.0)
     nodes = [node for node in known.values() if task.pin is None or task.pin in (node.id, node.node.name)]
     if not nodes:
-        return NoNodes(f"node '{task.pin}' is not known")
+        names = ", ".join(node.label for node in known.values())
+        return BadRequest(f"X-SOLLOL-Node: node '{task.pin}' is not known (known: {names})")
     why = ""
     for node in nodes:
         if not node.surveyed and not node.models:

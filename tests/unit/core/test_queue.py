@@ -351,7 +351,7 @@ def test_deadline():
         ({"model": "unknown"}, NoNodeForModel),
         ({"model": "m"}, None),
         ({"model": ""}, None),
-        ({"model": "m", "pin": "nobody"}, NoNodes),
+        ({"model": "m", "pin": "nobody"}, BadRequest),
         ({"model": "m", "pin": "named"}, None),
         ({"model": "m", "needs": frozenset({"tools"})}, BadRequest),
         ({"model": "m", "needs": frozenset({"completion"})}, None),
