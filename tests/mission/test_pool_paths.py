@@ -91,8 +91,7 @@ def sync(pool: SyncPool, both: OllamaPool) -> None:
     assert_type([piece.response for piece in pool.generate("m", "p", stream=True)], list[str])
 
 async def asynchronous(pool: AsyncPool) -> None:
-    call = pool.chat("m", [])
-    assert_type(call, Coroutine[Any, Any, ChatReply])
+    call: Coroutine[Any, Any, ChatReply] = pool.chat("m", [])
     assert_type(await call, ChatReply)
     assert_type(await pool.chat("m", []), ChatReply)
     assert_type(pool.chat("m", [], stream=True), AsyncReplies[ChatReply])
