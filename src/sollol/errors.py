@@ -135,9 +135,16 @@ class NoNodeForModel(RequestError, LookupError):
 
 
 class CannotServe(SollolError):
-    """A good request that this cluster cannot answer now. ``retry_after`` is in seconds."""
+    """A good request that this cluster cannot answer now. ``retry_after`` is in seconds.
+
+    Where the request stood in the queue: ``queued`` seconds in it (None: it was not there), ``position`` from 1 when it came,
+    ``why`` it waited.
+    """
 
     status = 503
+    queued: float | None = None
+    position: int = 0
+    why: str = ""
 
     def __init__(self, text: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after

@@ -79,6 +79,7 @@ class Cluster:
         self.state.apply(TaskArrived(self.now, task))
         self.refused += self.queue.arrive(task, self.now)
         self.pump()
+        self.refused += self.queue.overflow()
         return task
 
     def pump(self) -> list[Decision]:

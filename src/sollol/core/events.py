@@ -78,6 +78,15 @@ class TaskArrived(Event, frozen=True):
     task: Task
 
 
+class TaskQueued(Event, frozen=True):
+    """A request has to wait: its place in line from 1, in how many seconds it may start (None: nobody can say), and why."""
+
+    task: Task
+    position: int
+    start: float | None
+    why: str
+
+
 class TaskRefused(Event, frozen=True):
     """A request was turned away before it ran."""
 
@@ -115,7 +124,8 @@ class AttemptEnded(Event, frozen=True):
     hedge lost); "withdrawn" (a provisional failure that turned out to be the request's fault). ``sent`` is true when body bytes
     had gone on to the client. ``native`` is true when the counters are Ollama's own (they carry slot and load times).
     ``unreachable`` is true when a failure was a refused connection or no route: the node is down, without a probe. ``part`` is
-    true when the attempt went on with an answer that another one began: its length says nothing about answers.
+    true when the attempt went on with an answer that another one began: its length says nothing about answers. ``cut`` is true
+    when the connection ended in the middle: a node that dies cuts off all that it has.
     """
 
     task: Task
@@ -128,6 +138,7 @@ class AttemptEnded(Event, frozen=True):
     sent: bool = False
     unreachable: bool = False
     part: bool = False
+    cut: bool = False
 
 
 class FailureWithdrawn(Event, frozen=True):

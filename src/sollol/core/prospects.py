@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from ..errors import BadRequest, NoNodeForModel, NoNodes, SollolError, Unsupported
 from .gates import cannot, too_long
+from .line import Line
 from .node import NodeState
 from .routing import Load, Term, explained, group_key, weight
 from .state import ClusterState
-from .types import Cost, Mode, Task
+from .types import Cost, Health, Mode, Queued, Task
 from .waiting import Group, Place, Waiting
+
+SHOWN = 3
+"""Nodes that a reason names at most."""
+WHY_SECONDS = 0.5
 
 
 def explain(state: ClusterState, task: Task, entry: Waiting | None, now: float) -> tuple[Cost, ...]:
@@ -82,3 +87,78 @@ def _error(task: Task, why: str) -> SollolError:
         return Unsupported("this model does not support embeddings")
     lacking = ", ".join(sorted(task.needs - {"completion"}))
     return BadRequest(f'"{task.model.removesuffix(":latest")}" does not support {lacking}')
+
+
+# --- where somebody stands who waits
+
+
+def queued(line: Line, entry: Waiting, now: float) -> Queued:
+    """Position, expected start and reason of a request in the queue, by its group's terms as they are."""
+    return Queued(1 + line.ahead(entry), _start(line, entry, now), why(entry, now))
+
+
+def _start(line: Line, entry: Waiting, now: float) -> float | None:
+    """Seconds until the request is expected to start: the first slot that frees, and the work of those before it."""
+    group = entry.group
+    waits = [_wait(term, now) for term in group.open if not entry.avoids(term.node)]
+    if not waits:
+        return None
+    start = min(waits)
+    for other in line.models.get(group.key[0], ()):
+        start += other.ahead(entry)[1]
+    if group.shares_slots():
+        alike = len(group.waiting)
+        others = line.ahead(entry) - group.ahead(entry)[0]
+        rest = len(line.order) - alike
+        if rest > 0:
+            start += others * sum(other.work_waiting for other in line.active.values() if other is not group) / rest
+    return start
+
+
+def outlook(line: Line, group: Group, now: float) -> Queued:
+    """As `queued`, for one more request that would be the last in line."""
+    waits = [_wait(term, now) for term in group.open]
+    start = min(waits) + sum(other.work_waiting for other in line.models.get(group.key[0], ())) if waits else None
+    return Queued(1 + len(line.order), start, _why(group.terms, now))
+
+
+def _wait(term: Term, now: float) -> float:
+    """Seconds until the node could begin with a request of the group that stood first in line."""
+    busy = 0.0 if term.free > 0 or not term.pristine else max(0.0, min(term.pristine) - now)
+    return max(busy, term.load)
+
+
+def why(entry: Waiting, now: float) -> str:
+    """What a request waits for, in a few words. Alike for all of a group but the pinned and the moved, and kept for a while."""
+    group = entry.group
+    special = bool(entry.exclude) or entry.task.pin is not None
+    if not special and now < group.why_until:
+        return group.why
+    allowed = [term for term in group.terms if not entry.avoids(term.node)]
+    text = _why(allowed, now)
+    if not special:
+        group.why, group.why_until = text, now + WHY_SECONDS
+    return text
+
+
+def _why(allowed: list[Term], now: float) -> str:
+    """The node that could begin first and what keeps it; if none is open, why not."""
+    open_ = [term for term in allowed if not term.blocked]
+    if not open_:
+        return _closed(allowed)
+    first = min(open_, key=lambda term: (_wait(term, now), term.node.index))
+    label, wait = first.node.node.label, _wait(first, now)
+    if first.free > 0:
+        return f"others are before it in line for {label}" if first.warm else f"{label} loads the model when others are done"
+    if first.load > 0.0:
+        return f"{label} loads the model, ready in {wait:.1f} s"
+    return f"all slots are busy; {label} is the first to have one, in {wait:.1f} s"
+
+
+def _closed(allowed: list[Term]) -> str:
+    if not allowed:
+        return "no node is left that may serve it"
+    if all(term.node.health.state is Health.DOWN for term in allowed):
+        return "every node that has the model is down"
+    said = [f"{term.node.node.label}: {term.blocked}" for term in allowed[:SHOWN]]
+    return "; ".join(said) + (f"; and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else "")

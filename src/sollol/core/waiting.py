@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -12,18 +11,20 @@ from .node import NodeState
 from .routing import Load, Term, weight
 from .shortlist import SMALL, Shortlist
 from .state import ClusterState
-from .types import Mode, NodeKind, Task
+from .types import Health, Mode, NodeKind, Task
 
 LOOKED_AT = 48
 """Requests that one round looks at."""
 _REFRESH = 1.0
+_BROKEN = frozenset({Health.OPEN, Health.HALF_OPEN})
 _UNIT_PROMPT, _UNIT_ANSWER = 200.0, 200.0
 
 
 class Place(Struct):
     """A request's place in the order, kept when it has to move: smaller ``order`` first, then smaller ``number``.
 
-    ``work`` is the seconds of the whole cluster that its client was charged; ``attempt`` counts from 1.
+    ``work`` is the seconds of the whole cluster that its client was charged; ``attempt`` counts from 1. ``position`` (from 1;
+    0: it never had to wait) and ``why`` are what could be said when it came.
     """
 
     tag: float
@@ -31,6 +32,8 @@ class Place(Struct):
     number: int
     work: float
     attempt: int = 1
+    position: int = 0
+    why: str = ""
 
 
 class Waiting:
@@ -53,6 +56,9 @@ class Waiting:
 
     def __lt__(self, other: Waiting) -> bool:
         return self.key < other.key
+
+    def __hash__(self) -> int:
+        return id(self)  # said here because a compiled class that can be ordered has no hash of its own
 
     def size(self, state: ClusterState, now: float) -> Load:
         """The size of the request as estimates stand; looked at anew after a second, or when a prefix may have moved."""
@@ -82,24 +88,34 @@ class Group:
 
     ``open`` are the terms of nodes that can take requests now, ``free`` how many slots they have free together;
     ``ranked``: nodes differ in priority; ``limited``: some have a context that a prompt may not fit; ``usable``: some node is.
+    ``breakers``: one keeps some node out; ``stuck``: nobody was usable at the last look. ``awake``: it must be looked at;
+    ``looked_at`` is when that was done last. ``waiting`` is in order, ``ages`` by age.
     """
 
     __slots__ = (
         "_fresh_at",
         "_layout",
         "_tags",
+        "ages",
+        "awake",
+        "breakers",
         "by_node",
         "free",
         "key",
         "limited",
+        "looked_at",
         "open",
         "ranked",
         "shortlist",
         "slots",
+        "stuck",
         "terms",
         "unit",
         "usable",
         "waiting",
+        "why",
+        "why_until",
+        "work_waiting",
     )
 
     def __init__(self, key: GroupKey) -> None:
@@ -109,6 +125,14 @@ class Group:
         self.open: list[Term] = []
         self.free = 0
         self.waiting: list[Waiting] = []
+        self.ages: dict[Waiting, None] = {}
+        self.work_waiting = 0.0
+        self.awake = False
+        self.breakers = False
+        self.stuck = False
+        self.looked_at = -1.0
+        self.why = ""
+        self.why_until = -1.0
         self._tags: list[float] = []
         self._layout = -1
         self._fresh_at = -1.0
@@ -124,31 +148,50 @@ class Group:
         entry.queued = True
         insort(self.waiting, entry)
         insort(self._tags, entry.place.tag)
+        self.ages[entry] = None
+        self.work_waiting += entry.place.work
 
     def remove(self, entry: Waiting) -> None:
         """Take a waiting request out; it must be in."""
+        entry.queued = False
         del self.waiting[bisect_left(self.waiting, entry)]
         del self._tags[bisect_left(self._tags, entry.place.tag)]
+        del self.ages[entry]
+        self.work_waiting = self.work_waiting - entry.place.work if self.waiting else 0.0
+
+    def ahead(self, entry: Waiting) -> tuple[int, float]:
+        """How many of the group are before the request, and about how many seconds of the cluster they take."""
+        before = bisect_left(self.waiting, entry)
+        return before, before * self.work_waiting / len(self.waiting) if before else 0.0
 
     @property
     def least_tag(self) -> float:
         return self._tags[0] if self._tags else float("inf")
 
-    def refresh(self, state: ClusterState, now: float) -> None:
-        """Bring terms up to ``now``: only those of nodes that an event touched, or whose time is up, are worked out anew."""
+    def refresh(self, state: ClusterState, now: float, roughly: bool = False) -> None:
+        """Bring terms up to ``now``: only those of nodes that an event touched, or whose time is up, are worked out anew.
+
+        ``roughly``: a busy node that only became a little more or less busy is left for its time to be up. `Rooms` marks the
+        terms that events gave or took room; else many groups would work out every node anew at every event.
+        """
         if self._layout != state.layout:
             self._rebuild(state)
         key = self.key
         changed = False
         for term in self.terms:
-            if term.version != term.node.version or term.until <= now:
+            if term.until <= now or (term.version != term.node.version and (term.version < 0 or term.free > 0 or not roughly)):
                 was, unusable = term.blocked, term.unusable
                 term.renew(key, state, now)
                 changed = changed or bool(was) != bool(term.blocked) or unusable != term.unusable
         if changed or self._layout != state.layout:
             self.open = [term for term in self.terms if not term.blocked]
             self.usable = any(not term.unusable for term in self.terms)
+            self.breakers = any(term.blocked and term.node.health.state in _BROKEN for term in self.terms)
             self._layout = state.layout
+
+    def shares_slots(self) -> bool:
+        """Whether requests for other models take the same slots on some node."""
+        return any(term.node.shares_slots() for term in self.terms)
 
     def count_free(self) -> int:
         """Free slots of all open nodes together, as of the last `refresh` and what was handed out since."""
@@ -192,25 +235,16 @@ class Group:
         self._fresh_at = -1.0
 
 
-def candidates(groups: list[Group]) -> list[Waiting]:
-    """The first 48, in rounds over the groups, put in order: many waiters for one model do not hide another's."""
-    if len(groups) == 1:
+def candidates(groups: list[Group], sharing: int) -> list[Waiting]:
+    """The first 48, in rounds over the groups, put in order: many waiters for one model do not hide another's.
+
+    ``sharing`` groups have a free slot, those counted that need no look now: each gives its part of the 48 only. How far down a
+    line somebody is sent does then not depend on how many of the groups one event touched.
+    """
+    if sharing == 1:
         # In a large cluster 48 requests are over too soon to show that waiting for the fast nodes is the longer way.
         return groups[0].waiting[: max(LOOKED_AT, groups[0].slots if groups[0].shortlist is not None else 0)]
-    groups.sort(key=lambda group: group.waiting[0].key)
-    chosen: list[Waiting] = []
-    depth = 0
-    while len(chosen) < LOOKED_AT:
-        row = [group.waiting[depth] for group in groups if len(group.waiting) > depth]
-        if not row:
-            break
-        chosen += row[: LOOKED_AT - len(chosen)]
-        depth += 1
+    deep = max(1, LOOKED_AT // sharing)
+    chosen = [entry for group in groups for entry in group.waiting[:deep]]
     chosen.sort()
     return chosen
-
-
-def last_new(groups: Iterable[Group]) -> Waiting:
-    """The last in order among the waiting requests that did not move; there must be one."""
-    lasts = (next((entry for entry in reversed(group.waiting) if entry.place.attempt == 1), None) for group in groups)
-    return max(entry for entry in lasts if entry is not None)

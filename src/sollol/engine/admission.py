@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -18,14 +18,16 @@ from sollol.core.events import (
     NodeChanged,
     NodeRemoved,
     NodeSurveyed,
+    TaskQueued,
     Unloaded,
 )
-from sollol.core.types import Decision, Progress, Task
+from sollol.core.types import Decision, Progress, Queued, Task
 from sollol.engine.engine import Engine
 from sollol.engine.pipeline import RESTART_SECONDS
-from sollol.errors import QueueFull, ShuttingDown, SollolError
+from sollol.errors import CannotServe, DeadlineExceeded, QueueFull, ShuttingDown, SollolError
 
 TICK_SECONDS = 1.0
+LONGEST_RETRY = 60.0
 
 # What can free a slot, make a node usable or change a forecast. An attempt that starts only takes.
 _WORTH_A_LOOK: Final[frozenset[type[Event]]] = frozenset(
@@ -48,7 +50,9 @@ class Admission:
         self._scheduler = engine.scheduler
         self._clock = engine.clock
         self._waiting: dict[Task, asyncio.Future[Placement]] = {}
+        self._queued: dict[Task, Queued] = {}  # where those stood when they came
         self._ticking: asyncio.TimerHandle | None = None
+        self._ticks_at = self._judged = 0.0
         self._pumping = self._asked = self._stopping = False
         self._moved: set[Task] = set()  # of those that wait: they were on a node already
         engine.listen(self._heard, *_WORTH_A_LOOK)
@@ -67,21 +71,28 @@ class Admission:
         now = self._clock.now()
         if self._stopping and exclude is None:
             raise _stopping()
+        scheduler = self._scheduler
         if exclude is None:
-            refused = self._scheduler.arrive(task, now)
+            if task.deadline is not None and (late := scheduler.too_late(task, now)) is not None:
+                raise late
+            refused = scheduler.arrive(task, now)
             if refused:
-                self._refuse_last(refused, newcomer=task)
+                self._refuse_last(refused, now, newcomer=task)
         else:
-            self._scheduler.again(task, now, exclude)
+            scheduler.again(task, now, exclude)
         placed = self._pump(now, task)
         if placed is not None:
             return placed
-        error = self._scheduler.hopeless(task, now)
+        error = scheduler.hopeless(task, now) or scheduler.too_late(task, now)
         if error is not None:
-            self._scheduler.leave(task, now)
+            scheduler.leave(task, now)
             raise error
-        if self._ticking is None:
-            self._tick_later()
+        refused = scheduler.overflow()
+        if refused:
+            self._refuse_last(refused, now, newcomer=task)
+        queued = self._queued[task] = scheduler.queued(task, now)
+        self._engine.publish(TaskQueued(now, task, queued.position, queued.start, queued.why))
+        self._tick_by(scheduler.next_wake(now), now)
         if exclude is None:
             return await self._wait(task)
         self._moved.add(task)
@@ -114,11 +125,16 @@ class Admission:
                 # Bound and cancelled in the same turn: the slot was taken, so it has to be given back.
                 placement = future.result()
                 self._engine.publish(AttemptEnded(self._clock.now(), task, placement.decision.node, "cancelled"))
-            else:
-                self._scheduler.leave(task, self._clock.now())
+                raise
+            now = self._clock.now()
+            self._scheduler.leave(task, now)
+            if task.deadline is not None and now >= task.deadline - 0.001:
+                # The deadline cancels whatever goes on; only here it is known where the request stood.
+                raise _told(self._in_vain(task, now), task, self._queued[task], now) from None
             raise
         finally:
             self._waiting.pop(task, None)
+            del self._queued[task]
 
     def _pump(self, now: float, newcomer: Task | None = None) -> Placement | None:
         """Carry out what the scheduler decides now; the newcomer's own placement, if any, is returned instead of signalled.
@@ -149,7 +165,7 @@ class Admission:
         placement = Placement(decision, Progress())
         self._engine.publish(AttemptStarted(now, decision, placement.progress))
         if self._ticking is None:
-            self._tick_later()
+            self._tick_by(None, now)
         return placement
 
     def _signal(self, placement: Placement, now: float) -> None:
@@ -165,33 +181,69 @@ class Admission:
         if self._waiting:
             self._pump(event.at)
 
-    def _tick_later(self) -> None:
-        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+    def _tick_by(self, wake: float | None, now: float) -> None:
+        """See to it that the queue is looked at in a second, or at ``wake`` if that is sooner."""
+        at = now + TICK_SECONDS if wake is None else min(wake, now + TICK_SECONDS)
+        if self._ticking is not None:
+            if self._ticks_at <= at:
+                return
+            self._ticking.cancel()
+        self._ticks_at = at
+        self._ticking = asyncio.get_running_loop().call_later(max(0.0, at - now), self._tick)
 
     def _tick(self) -> None:
         """Once a second while anybody waits or runs: forecasts move with time alone, and some waits have an end."""
         self._ticking = None
         now = self._clock.now()
-        for verdict in self._engine.state.behind(now):
-            self._engine.publish(verdict)
-        self._pump(now)
-        for task, error in self._scheduler.expired(now):
-            self._fail(task, error)
-        if self._waiting or any(node.in_flight for node in self._engine.state.nodes.values()):
-            self._tick_later()
-
-    def _refuse_last(self, refused: Sequence[Task], newcomer: Task) -> None:
-        error = QueueFull("the queue is full; try again later", retry_after=1.0)
-        for task in refused:
-            if task is not newcomer:
+        scheduler = self._scheduler
+        if now >= self._judged + TICK_SECONDS / 2:  # else somebody only asked to be looked at soon
+            self._judged = now
+            for verdict in self._engine.state.behind(now):
+                self._engine.publish(verdict)
+            self._pump(now)
+            for task, error in scheduler.expired(now):
                 self._fail(task, error)
-        if newcomer in refused:
-            raise error
+        else:
+            self._pump(now)
+        if self._waiting or any(node.in_flight for node in self._engine.state.nodes.values()):
+            self._tick_by(scheduler.next_wake(now), now)
+
+    def _refuse_last(self, refused: Sequence[Task], now: float, newcomer: Task) -> None:
+        own: QueueFull | None = None
+        for task in refused:
+            outlook = self._scheduler.outlook(task, now)
+            error = QueueFull("the queue is full; try again later", retry_after=_after(outlook))
+            if task is newcomer:
+                own = _told(error, task, outlook, now)
+            else:
+                self._fail(task, error)
+        if own is not None:
+            raise own
 
     def _fail(self, task: Task, error: SollolError) -> None:
         future = self._waiting.pop(task, None)
         if future is not None and not future.done():
-            future.set_exception(error)
+            future.set_exception(_told(error, task, self._queued[task], self._clock.now()))
+
+    def _in_vain(self, task: Task, now: float) -> DeadlineExceeded:
+        assert task.deadline is not None
+        text = f"not answered within {task.deadline - task.arrived:g} s: it waited in the queue until its deadline"
+        return DeadlineExceeded(text, retry_after=_after(self._scheduler.outlook(task, now)))
+
+
+E = TypeVar("E", bound=SollolError)
+
+
+def _after(outlook: Queued) -> float:
+    """Seconds after which it makes sense to come again: when the request would have started, within a second and a minute."""
+    return LONGEST_RETRY if outlook.start is None else min(max(outlook.start, 1.0), LONGEST_RETRY)
+
+
+def _told(error: E, task: Task, queued: Queued, now: float) -> E:
+    """Let the reply to who is refused say where it stood in the queue."""
+    if isinstance(error, CannotServe):
+        error.queued, error.position, error.why = now - task.arrived, queued.position, queued.why
+    return error
 
 
 def _stopping() -> ShuttingDown:

@@ -13,6 +13,7 @@ from sollol.core.ports import Header
 from sollol.core.types import Dialect
 from sollol.errors import CannotServe, NoNodeForModel, SollolError
 
+from .routing import waited
 from .unreadable import UNREADABLE
 
 MAX_TEXT: Final = 4096
@@ -49,8 +50,13 @@ def error_body(
 ) -> tuple[int, tuple[Header, ...], bytes]:
     """Status, headers (type and `Retry-After`) and body of an error reply. `request_id` is shown in Anthropic's shape."""
     status, text = status_and_text(error, path)
-    after = error.retry_after if isinstance(error, CannotServe) else None
-    return told(dialect, status, text, after, request_id)
+    if not isinstance(error, CannotServe):
+        return told(dialect, status, text, None, request_id)
+    status, headers, body = told(dialect, status, text, error.retry_after, request_id)
+    if error.queued is not None:
+        headers += ((b"x-sollol-queue-ms", b"%.1f" % (error.queued * 1000.0)),)
+        headers += waited(error.position, error.why) if error.position else ()
+    return status, headers, body
 
 
 def told(

@@ -18,13 +18,21 @@ _DETAILS: Final = b'"_sollol_routing":'
 
 def headers(decision: Decision, node: Node, kind: NodeKind) -> list[Header]:
     """The headers of a routed reply. Values are plain ASCII without line breaks, whatever the node is called."""
-    return [
+    said = [
         *_of_node(node, kind, decision.task.mode),
         (b"x-sollol-score", b"%.1f" % decision.ranked[0].score),
         (b"x-sollol-attempts", b"%d" % decision.attempt),
         (b"x-sollol-queue-ms", b"%.1f" % (decision.queued * 1000.0)),
         (b"x-sollol-reason", ascii_value(reason(decision.ranked))),
     ]
+    if decision.position:
+        said += waited(decision.position, decision.why)
+    return said
+
+
+def waited(position: int, why: str) -> tuple[Header, Header]:
+    """The headers of a request that had to wait: its place in line when it came, and what it waited for."""
+    return (b"x-sollol-queue-position", b"%d" % position), (b"x-sollol-queue-reason", ascii_value(why))
 
 
 @lru_cache(maxsize=1024)

@@ -238,7 +238,7 @@ def test_a_model_is_cold_again_when_its_keep_alive_is_over():
     assert cluster.where(cluster.arrive()) == "n00"
     cluster.now = 1.0
     cluster.end(next(iter(cluster.running.values())).task)
-    group = cluster.queue._group(task)
+    group = cluster.queue._line.group(task)
     cluster.now = 299.0
     group.refresh(cluster.state, cluster.now)
     assert group.terms[0].warm

@@ -220,7 +220,7 @@ def test_a_load_decided_in_one_round_is_joined_by_its_model_and_waited_for_by_ot
     cluster.pump()
     assert cluster.where(first) == cluster.where(second) == "a"
     assert cluster.where(other) is None
-    assert cluster.queue.next_wake(0.0) == 0.0
+    assert 0.0 < cluster.queue.next_wake(0.0) < 0.1, "others may be sent after this one"
     cluster.pump()
     assert cluster.where(other) == "a"
 
@@ -334,7 +334,8 @@ def test_a_pinned_request_waits_for_its_node_only():
 
 
 def test_deadline():
-    cluster = one_slot()
+    cluster = Cluster()
+    cluster.add("a", a_survey(["m"], ["m"]), slots=1)  # nothing is learned of it: whatever is foreseen is a guess
     cluster.arrive()
     task = cluster.arrive(deadline=3.0)
     fresh = a_task(900, deadline=2.0)
@@ -443,7 +444,7 @@ def test_strangers_models_do_not_fill_memory():
     for number in range(400):
         task = cluster.arrive(f"stranger-{number}")
         cluster.queue.leave(task, 0.0)
-    assert len(cluster.queue._groups) <= 256
+    assert len(cluster.queue._line._groups) <= 256
 
 
 # --- nodes that load
