@@ -49,7 +49,7 @@ WORDS: Final = {
     "nodes.slots": "requests it works on at a time; not set: learned",
     "nodes.memory_gb": "memory for models, in GB; not set: learned",
     "nodes.api_key": "the key that the node wants",
-    "nodes.kind": "what it is until it says so itself; `sollol` is refused",
+    "nodes.kind": "what it is until it says so itself",
     "nodes.draining": "send it nothing new",
     "discovery.enabled": "look for nodes at all",
     "discovery.networks": "search only these private networks (`192.168.1.0/24`); empty: those of this machine's interfaces",

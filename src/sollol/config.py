@@ -27,6 +27,8 @@ Gigabytes = Annotated[float, Meta(gt=0, le=1_000_000)]
 Text = Annotated[str, Meta(min_length=1)]
 
 SECRETS = frozenset({"keys", "admin_keys", "api_key"})
+# Only a program may say so, which knows what it does: loops through gateways are easily made.
+NOT_IN_FILES = frozenset({NodeKind.SOLLOL})
 
 
 class Gateway(Struct, frozen=True, forbid_unknown_fields=True):

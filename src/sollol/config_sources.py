@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from sollol.config import Config, NodeSettings, default_config_file, default_data_dir
+from sollol.config import NOT_IN_FILES, Config, NodeSettings, default_config_file, default_data_dir
 from sollol.config_values import checked, field_types, shown
 from sollol.core.topology import parse_networks
-from sollol.core.types import NodeKind
 from sollol.errors import ConfigError
 from sollol.wire.address import parse_endpoint, parse_ollama_host
 
@@ -287,7 +286,7 @@ def _node(path: str, table: object, given: _Given, sources: dict[str, str]) -> N
         parse_endpoint(values["url"])
     except ConfigError as error:
         raise ConfigError(f"{given.source}: {path}.url: {error}") from None
-    if values.get("kind") is NodeKind.SOLLOL:
+    if values.get("kind") in NOT_IN_FILES:
         raise ConfigError(f"{given.source}: {path}.kind: another SOLLOL is not taken for a node")
     return NodeSettings(**values)
 

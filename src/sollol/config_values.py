@@ -24,7 +24,7 @@ from msgspec.inspect import (
     type_info,
 )
 
-from sollol.config import SECRETS
+from sollol.config import NOT_IN_FILES, SECRETS
 from sollol.errors import ConfigError
 
 _WORDS: Final = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
@@ -66,7 +66,7 @@ def expected(kind: Type) -> str:
         case LiteralType():
             text = " or ".join(f'"{value}"' for value in kind.values)
         case EnumType():
-            text = " or ".join(f'"{value}"' for value in kind.cls)
+            text = " or ".join(f'"{value}"' for value in kind.cls if value not in NOT_IN_FILES)
         case UnionType():
             text = " or ".join(expected(one) for one in kind.types if not isinstance(one, NoneType))
         case VarTupleType():

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from tests.support.ports import listening, refusing
 
+from sollol.config_sources import load
 from sollol.core.topology import parse_networks
 from sollol.core.types import Endpoint, Origin
 from sollol.drivers import docker
 from sollol.drivers.docker import DockerSearch, containers, default_sockets, host_addresses, in_container
+from sollol.drivers.searches import near_searches
 from sollol.wire import containers as wire
 
 
@@ -122,7 +124,26 @@ async def test_inside_a_container_the_host_is_tried():
         nobody = await DockerSearch([port], parse_networks(["10.0.0.0/8"]), sockets=[], inside=True, host=hosts).find()
     assert [one.endpoint for one in found.candidates] == [Endpoint("127.0.0.8", port)]
     assert found.where == ("the Docker host",)
-    assert nobody.candidates == ()
+    assert (nobody.candidates, nobody.where) == ((), ())  # it was not searched, so nobody says so
+
+
+async def test_a_host_that_is_not_known_was_not_searched():
+    async def hosts():
+        return []
+
+    assert (await DockerSearch([11434], sockets=[], inside=True, host=hosts).find()).where == ()
+
+
+async def test_docker_host_is_a_setting_and_the_usual_variable(tmp_path):
+    path = tmp_path / "own.sock"
+    for environ in ({"DOCKER_HOST": f"unix://{path}"}, {"SOLLOL_DISCOVERY_DOCKER_HOST": f"unix://{path}"}):
+        loaded = load(environ={"HOME": str(tmp_path), **environ})
+        assert loaded.config.discovery.docker_host == f"unix://{path}"
+        assert loaded.sources["discovery.docker_host"] == next(iter(environ))
+        with listening() as port:
+            async with dockerd(path, json.dumps([entry(port)]).encode()):
+                found = await near_searches(loaded.config.discovery)[-1].find()
+            assert [candidate.endpoint.port for candidate in found.candidates] == [port]
 
 
 async def test_the_hosts_addresses_come_from_its_name_and_the_gateway(tmp_path, monkeypatch):

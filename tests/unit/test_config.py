@@ -138,6 +138,7 @@ def test_ollama_host_adds_to_other_nodes_once():
         ('[[nodes]]\nurl = ""', "nodes[0].url: expected text that is not empty"),
         ('[[nodes]]\nurl = "a"\nslot = 2', "nodes[0].slot: unknown setting (did you mean slots?)"),
         ('[[nodes]]\nurl = "a"\nkind = "sollol"', "nodes[0].kind: another SOLLOL is not taken for a node"),
+        ('[[nodes]]\nurl = "a"\nkind = "ollamma"', '"lmstudio" or "openai", got "ollamma"'),
         ("nodes = 3", "sollol.toml: nodes: expected [[nodes]] tables, got 3"),
         ("nodes = [3]", "sollol.toml: nodes[0]: expected a table or an address, got 3"),
         ("data_dir = 3", "sollol.toml: data_dir: expected a folder, got 3"),

@@ -111,9 +111,10 @@ class DockerSearch:
         listed = await containers(self._sockets)
         found = [candidate for container in listed if (candidate := await self._reachable(container)) is not None]
         where = [f"Docker containers ({len(listed)} that may be nodes)"] if listed else []
-        if self._inside:
+        hosts = [address for address in await self._host() if allowed(address, self._restriction)] if self._inside else []
+        if hosts:
             where.append("the Docker host")
-            found.extend(await self._on_the_host())
+            found.extend(await self._on_the_host(hosts))
         return Found(tuple(found), tuple(where))
 
     async def _reachable(self, container: Container) -> Candidate | None:
@@ -126,9 +127,9 @@ class DockerSearch:
                 return Candidate(Endpoint(host, port), Origin.DOCKER, name=container.name)
         return None
 
-    async def _on_the_host(self) -> tuple[Candidate, ...]:
-        for address in await self._host():
-            listening = await open_ports(self._allowed((address, port) for port in self._ports))
+    async def _on_the_host(self, addresses: Sequence[str]) -> tuple[Candidate, ...]:
+        for address in addresses:
+            listening = await open_ports((address, port) for port in self._ports)
             if listening:
                 return candidates(listening, Origin.DOCKER)
         return ()
