@@ -36,14 +36,17 @@ async def play(
         healthy = await here.burst(count, limit=MOST)
         await arm(here, faults)
         return healthy, await here.burst(count, limit=MOST)
+    if here.short:
+        shapes = shapes[::5]
     healthy = await here.one_by_one(shapes, limit=MOST)
     hit = []
     for shape in shapes:
-        await eventually(lambda: usable(here), 8)
         await arm(here, faults)
         hit.append(await finish(await open_one(here.gate.url, here.ask(shape, limit=MOST))))
         await here.fault()
-    await here.fault(**faults)
+        await eventually(lambda: usable(here), 8)
+        await here.burst(1, headers={"X-SOLLOL-Node": VICTIM}, limit=1)  # it works again: its failures are not in a row
+    await arm(here, faults)
     return healthy, hit
 
 

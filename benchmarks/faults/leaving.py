@@ -11,7 +11,7 @@ from benchmarks.faults.client import SHAPES, Ask, Conversation, call, eventually
 from benchmarks.faults.firehose import LINES, Firehose, word
 from benchmarks.faults.firehose import MODEL as FLOOD
 from benchmarks.faults.nodes import BIG, LONG
-from benchmarks.faults.stage import Found, Stage, p95
+from benchmarks.faults.stage import VICTIM, Found, Stage, p95
 
 from sollol.emulator.text import Answer
 
@@ -57,17 +57,19 @@ async def leaves(here: Stage, count: int) -> Found:
     await asyncio.gather(*(one.said(3) for one in streaming if one.asked.shape.stream))
     await _arrived(here, len(streaming))
     await _freed(here, found, "streaming", streaming)
-    await _waiting(here, found, count, slots)
+    await _waiting(here, found, count)
     found.headline = ", ".join(f"{name.removesuffix('_s')} {1e3 * value:.0f} ms" for name, value in found.figures.items())
     found.nothing_lost()
     return found
 
 
-async def _waiting(here: Stage, found: Found, count: int, slots: int) -> None:
-    """With every slot taken, `count` more wait and leave; those that run are not disturbed."""
-    running = await here.open(slots, model=LONG, limit=60)
+async def _waiting(here: Stage, found: Found, count: int) -> None:
+    """With every slot of a node taken, `count` more wait for it and leave; those that run are not disturbed."""
+    there = {"X-SOLLOL-Node": VICTIM}
+    slots = here.setup.specs[0].slots
+    running = await here.open(slots, model=LONG, limit=60, headers=there)
     await _arrived(here, slots)
-    waiting = await here.open(count, model=LONG)  # the same model: another one would have slots of its own
+    waiting = await here.open(count, model=LONG, headers=there)  # another model would have slots of its own
 
     async def queued(wanted: int) -> bool:
         return bool((await call(here.gate.url, "GET", "/api/queue"))[1]["waiting"] == wanted)

@@ -7,12 +7,13 @@ import random
 from collections.abc import Sequence
 
 from benchmarks.faults.client import Conversation, call, eventually, finish, open_one
+from benchmarks.faults.nodes import LONG
 from benchmarks.faults.stage import Found, Stage, p95
 
 QUEUE = 20
 CRITICAL_SHARE = 0.3
 TIMES = 10
-PATIENCE = 15.0
+PATIENCE, SHORT_PATIENCE = 15.0, 3.0
 """Seconds that the requests of the overload allow which are not critical."""
 
 
@@ -20,14 +21,15 @@ async def queue_full(here: Stage, count: int) -> Found:
     """The queue is full: newcomers are refused at once, but critical ones drive out the last in order."""
     found = Found()
     slots = sum(spec.slots for spec in here.setup.specs)
-    held = await here.open(slots + QUEUE)
+    held = await here.open(slots, model=LONG, limit=60)
+    held += await here.open(QUEUE, model=LONG, limit=3)
 
     async def full() -> bool:
         return bool((await call(here.gate.url, "GET", "/api/queue"))[1]["waiting"] == QUEUE)
 
     found.must(await eventually(full, 5) is not None, "the queue did not fill")
-    refused = await here.burst(count)
-    critical = await here.open(2, headers={"X-SOLLOL-Priority": "critical"})
+    refused = await here.burst(count, model=LONG)
+    critical = await here.open(2, model=LONG, limit=3, headers={"X-SOLLOL-Priority": "critical"})
     held = [await finish(one) for one in held]
     critical = [await finish(one) for one in critical]
     found.count([*held, *refused, *critical])
@@ -61,7 +63,7 @@ async def overload(here: Stage, count: int) -> Found:
     specs = here.setup.specs
     model = specs[0].models[0]
     capacity = sum(spec.slots for spec in specs) * model.decode / model.answer_tokens
-    seconds = 5.0 if here.short else 30.0
+    seconds = 4.0 if here.short else 30.0
     chance = random.Random(4)
     critical = {"headers": {"X-SOLLOL-Priority": "critical", "X-SOLLOL-App": "alarm"}}
     alone = await _stream(here, CRITICAL_SHARE * capacity, seconds / 2, chance, **critical)
@@ -71,7 +73,7 @@ async def overload(here: Stage, count: int) -> Found:
             (TIMES - CRITICAL_SHARE) * capacity / len(CROWD),
             seconds,
             chance,
-            deadline=PATIENCE,
+            deadline=SHORT_PATIENCE if here.short else PATIENCE,
             headers={"X-SOLLOL-Priority": priority, "X-SOLLOL-App": app},
         )
         for app, priority in CROWD

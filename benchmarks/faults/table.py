@@ -18,7 +18,8 @@ from benchmarks.faults.stage import Found, Setup, stage
 
 Play = Callable[[int, bool], Awaitable[Found]]
 SIZES = (1, 200)
-SHORT_SIZES = (1, 24)
+SHORT_SIZES = (24,)
+BOTH = (1, 24)
 ONE = SHAPES[:1]
 
 
@@ -65,7 +66,7 @@ async def _ten_minute_load(count: int, short: bool) -> Found:
 
 
 _LONE = Setup(lone=True)
-_TIGHT = Setup(equal(2, slots=2), settings={"queue": {"limit": load.QUEUE}}, pace=1.0)
+_TIGHT = Setup(equal(2, slots=2, models=(TALE, LONG)), settings={"queue": {"limit": load.QUEUE}}, pace=1.0)
 _EIGHT = Setup(equal(2, slots=4, models=(replace(TALE, decode=60.0),)), pace=1.0)
 _CROWDED = Setup(equal(4, slots=40))
 
@@ -76,16 +77,16 @@ _REAL = "all answered, the count right, nothing repeated"
 _REAL_SIZES = ((1, 8), (6,))
 
 
-def _refusing(name: str, what: str, **faults: object) -> Row:
-    return Row(name, what, _SHUNNED, on(moved(slower=1, share=True, **faults)))
+def _refusing(name: str, what: str, short_sizes: tuple[int, ...] = SHORT_SIZES, **faults: object) -> Row:
+    return Row(name, what, _SHUNNED, on(moved(slower=1, share=True, **faults)), short_sizes=short_sizes)
 
 
-def _cut(name: str, what: str, **faults: object) -> Row:
-    return Row(name, what, _RESUMED, on(middle.cut(gap=2, **faults)))
+def _cut(name: str, what: str, short_sizes: tuple[int, ...] = SHORT_SIZES, **faults: object) -> Row:
+    return Row(name, what, _RESUMED, on(middle.cut(gap=2, **faults)), short_sizes=short_sizes)
 
 
 _ROWS = (
-    _refusing("refused", "nothing listens at the node", refuse=True),
+    _refusing("refused", "nothing listens at the node", BOTH, refuse=True),
     _refusing("reset", "the node resets every connection", reset=True),
     Row("black-hole", "the machine is gone, packets to it are dropped", "all answered, p95 at most 10 s more", black_hole),
     Row(
@@ -93,13 +94,12 @@ _ROWS = (
         "the node takes requests and says nothing",
         "all answered within 30 s",
         on(moved(slower=30, shapes=ONE, hang=True)),
-        short_sizes=(24,),
     ),
     _refusing("instant-500", "the node answers 500 at once", status=500),
     _refusing("instant-503", "the node answers 503 at once", status=503),
     Row("dies-before", "the connection ends before the first byte", _MOVED, on(moved(slower=1, die_after=0))),
     Row("dies-in-answer", "the node's process is killed in the middle", _RESUMED, on(middle.dies, _LONE)),
-    _cut("broken-connection", "the connection ends in the middle", die_after=5),
+    _cut("broken-connection", "the connection ends in the middle", BOTH, die_after=5),
     _cut("error-line", "an error line in the middle", error_after=5),
     _cut("no-end", "the stream ends early, without `done` or `[DONE]`", end_after=5),
     _cut("no-last-line", "the whole text comes, but neither `done` nor `[DONE]`", end_after=1000),
@@ -114,7 +114,6 @@ _ROWS = (
         "nothing more comes in the middle",
         "all answered, no pause over 12 s",
         on(middle.cut(gap=12, shapes=ONE, stall_after=5)),
-        short_sizes=(24,),
     ),
     Row("ten-times-slower", "the node becomes ten times slower", "none is cut off, later ones avoid it", on(middle.slow)),
     Row("ten-minute-load", "a model takes ten minutes to load", "all answered, nobody else waits", _ten_minute_load),
@@ -155,7 +154,13 @@ _ROWS = (
         (0,),
     ),
     Row("sigterm", "SIGTERM in the middle", "what runs is finished; ends by itself", on(ending.terminated, _CROWDED)),
-    Row("sigkill", "SIGKILL of the gateway", "reset and slots free in 200 ms; serves in 1.5 s", on(ending.killed)),
+    Row(
+        "sigkill",
+        "SIGKILL of the gateway",
+        "reset and slots free in 200 ms; serves in 1.5 s",
+        on(ending.killed),
+        short_sizes=BOTH,
+    ),
     Row("real-dies", "llama.cpp is killed in the middle", _REAL, real.dies, *_REAL_SIZES),
     Row("real-stalls", "llama.cpp stands still in the middle", _REAL, real.stalls, *_REAL_SIZES),
     Row(
