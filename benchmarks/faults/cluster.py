@@ -41,7 +41,7 @@ async def replaced(here: Stage, count: int) -> Found:
     here.victim.kill()
     new_model = replace(OTHER, name="new:latest", digest="", decode=300.0)
     spec = replace(here.setup.specs[0], kind=NodeKind.LLAMACPP, models=(new_model,))
-    new = Nodes([spec], port=port)
+    new = await asyncio.to_thread(Nodes, [spec], port=port)
     try:
         begun = asyncio.get_running_loop().time()
         found.count([await finish(one) for one in streams])

@@ -19,7 +19,6 @@ from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import ModelSpec, NodeSpec
 
 ROOT = Path(__file__).parents[2]
-CONTROL = "control"
 
 TALE = ModelSpec("tale:latest", 1_000_000_000, prefill=5_000, decode=30, answer_tokens=30)
 OTHER = ModelSpec("other:latest", 1_000_000_000, prefill=5_000, decode=30, answer_tokens=30)
@@ -54,9 +53,7 @@ class Nodes:
         load_base: float = 0.05,
         inside: Sequence[str] = (),
     ) -> None:
-        # The last node is never told to the gateway: faults are set through it, whatever happens to the others.
-        control = NodeSpec(CONTROL, models=())
-        order = Order([*specs, control], host, port, load_base)
+        order = Order(list(specs), host, port, load_base)
         self.names = [spec.name for spec in specs]
         self.process = subprocess.Popen(
             [*inside, sys.executable, "-m", "benchmarks.faults.nodes", msgspec.json.encode(order).decode()],
@@ -99,8 +96,11 @@ class Nodes:
 
 async def _serve(order: Order) -> None:
     emulator_specs.LOAD_BASE_SECONDS = order.load_base
-    async with EmulatedCluster(order.specs, host=order.host, port=order.port) as cluster:
-        sys.stdout.write(msgspec.json.encode(cluster.urls).decode() + "\n")
+    # One more node, which the gateway is never told of: faults are set through it, whatever happens to the others.
+    control = EmulatedCluster([NodeSpec("control", models=())], host=order.host)
+    async with EmulatedCluster(order.specs, host=order.host, port=order.port) as cluster, control:
+        control.nodes[0].peers = [*cluster.nodes, *control.nodes]
+        sys.stdout.write(msgspec.json.encode([*cluster.urls, *control.urls]).decode() + "\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 
 from sollol.core.events import (
     AttemptEnded,
@@ -46,6 +47,8 @@ class Monitor:
         # What the look that is under way will set: a look that is asked for meanwhile comes after it.
         self._looking: dict[str, asyncio.Event] = {}
         self._asked: dict[str, set[tuple[str, str]]] = {}
+        # When work that broke last asked for a look.
+        self._broke: dict[str, float] = {}
         engine.listen(self._heard, NodeAdded, NodeChanged, HealthChanged, NodeRemoved)
         engine.listen(self._worked, AttemptEnded)
 
@@ -97,13 +100,15 @@ class Monitor:
                 for waited in (self._seen, self._looking):
                     waited.pop(node_id, asyncio.Event()).set()
                 self._asked.pop(node_id, None)
+                self._broke.pop(node_id, None)
 
     def _worked(self, event: Event) -> None:
         """Work that breaks may mean that the node is gone, or that another one is there: the next request must not find out."""
-        if isinstance(event, AttemptEnded) and event.outcome == "failed":
-            known = self._engine.state.nodes.get(event.node)
-            if known is not None and event.at - known.health.looked_at >= AGAIN_SECONDS:
-                self.look(event.node)
+        if not isinstance(event, AttemptEnded) or event.outcome != "failed" or event.node not in self._woken:
+            return
+        if event.at - self._broke.get(event.node, -inf) >= AGAIN_SECONDS:
+            self._broke[event.node] = event.at
+            self.look(event.node)
 
     async def _watch(self, node_id: str) -> None:
         while node_id in self._engine.state.nodes:
