@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,10 +23,11 @@ from sollol.config_sources import Client
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
 from sollol.errors import SollolError
-from sollol.gateway.running import RunningGateway, open_gateway
+from sollol.server import SOLLOL
 from sollol.wire.address import parse_endpoint
 
 T = TypeVar("T")
+SETTLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Answer:
 
 
 class Stage:
-    """A context manager: on enter the nodes and the gateway run, on a thread with an event loop of its own."""
+    """A context manager: on enter the nodes run on a thread with an event loop of its own, and a gateway before them."""
 
     def __init__(self, specs: Sequence[NodeSpec], *, port: int = 0) -> None:
         """``port`` of the gateway; 0 takes a free one."""
@@ -56,21 +58,24 @@ class Stage:
         self._ready: Future[None] = Future()
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sollol demo")
+        self._stack = ExitStack()
         self.url = ""
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        try:
+        with ExitStack() as stack:
+            self._thread.start()
+            stack.callback(self._thread.join)
             self._ready.result()
-        except BaseException:
-            self._thread.join()
-            raise
-        self.gateway = GatewayClient(Client(self.url))
+            stack.callback(self._loop.call_soon_threadsafe, self._over.set)
+            running = stack.enter_context(SOLLOL(self._config()))
+            self.url = running.address
+            self.gateway = GatewayClient(Client(self.url))
+            self._settle()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
+        self._stack.close()
 
     def kill(self, node: str) -> int:
         """The node dies: connections break, nothing listens. Returns how many requests it was working on."""
@@ -102,24 +107,18 @@ class Stage:
     async def _play(self) -> None:
         self._loop = asyncio.get_running_loop()
         async with EmulatedCluster(self._specs) as self._nodes:
-            gateway = await open_gateway(self._config())
-            try:
-                await self._settle(gateway)
-                self.url = gateway.address
-                self._ready.set_result(None)
-                await self._over.wait()
-            finally:
-                await gateway.close(0.0)
+            self._ready.set_result(None)
+            await self._over.wait()
 
-    @staticmethod
-    async def _settle(gateway: RunningGateway) -> None:
+    def _settle(self) -> None:
         """Wait until the gateway has looked at every node once."""
-        await gateway.house.finder.searched()
-        await gateway.house.monitor.looked(list(gateway.house.engine.state.nodes))
+        end = time.monotonic() + SETTLE_SECONDS
+        while "unknown" in self.states().values() and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _config(self) -> Config:
         return Config(
-            gateway=GatewaySettings(port=self._port),
+            gateway=GatewaySettings(port=self._port, shutdown_seconds=0.0),
             nodes=tuple(NodeSettings(url=node.url, name=node.name) for node in self._nodes.nodes),
             discovery=Discovery(enabled=False),
         )
