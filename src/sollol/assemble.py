@@ -75,7 +75,7 @@ def build(config: Config) -> House:
     cache = Cache(engine, Store(_bounds(config)), enabled=config.cache.enabled)
     coalesce = Coalesce(engine, cache.store.counts, cache, join=config.cache.coalesce)
     hedge = Hedge(engine, always=config.routing.hedging)
-    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce, hedge), Dispatch(engine, admission))
+    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce, hedge), Dispatch(engine, admission, monitor.look))
 
     def take(old: Config, new: Config) -> None:
         if new.discovery != old.discovery:

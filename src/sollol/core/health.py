@@ -37,6 +37,7 @@ class NodeHealth:
     __slots__ = (
         "_looked",
         "_state",
+        "cut_at",
         "draining",
         "failures",
         "last_error",
@@ -56,6 +57,7 @@ class NodeHealth:
         self.since = 0.0
         self.retry_at = 0.0
         self.returned_at = -1.0
+        self.cut_at = float("-inf")
         self.failures = 0
         self.openings = 0
         self.silent = 0

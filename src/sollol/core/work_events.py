@@ -139,7 +139,7 @@ def ended(state: ClusterState, event: ev.AttemptEnded) -> None:
     if node.slots.fixed is None:  # else nobody asks for `k`, and looking at all that run costs more than the rest of this
         _made_room(node, run, at)
     release(state, node, run, event)
-    judge(state, node, event)
+    judge(state, node, event, run.started)
     used = _used(run, event)
     state.settled.append(Settlement(task, run.run, used, event.outcome in _OVER))
     node.version += 1
@@ -197,7 +197,7 @@ def _give_up(state: ClusterState, node: NodeState, runner: Runner) -> None:
     node.health.urgent = True
 
 
-def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded) -> None:
+def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded, sent_at: float) -> None:
     """What the outcome says about the health of the node and of the pair of node and model."""
     outcome, at, model = event.outcome, event.at, event.task.model
     if outcome == "ok":
@@ -208,14 +208,7 @@ def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded) -> None:
         if not node.health.steady:
             signal(state, node, Signal.WORKED, at, "answered a request")
     elif outcome in _BAD:
-        node.failed += 1
-        node.health.last_error = event.text
-        node.health.success.learn(False, at)
-        if model:
-            node.rates_of(model).success.learn(False, at)
-        signal(state, node, Signal.FAILED, at, event.text)
-        if event.unreachable:
-            signal(state, node, Signal.REFUSED, at, event.text)
+        _failed(state, node, event, sent_at)
     elif outcome == "load-failed":
         node.failed += 1
         node.health.last_error = event.text
@@ -224,6 +217,27 @@ def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded) -> None:
         node.loading = node.health.urgent = True
     elif outcome == "model-gone" and node.drop_model(model):
         state.layout += 1
+
+
+def _failed(state: ClusterState, node: NodeState, event: ev.AttemptEnded, sent_at: float) -> None:
+    """Count a failure against the node.
+
+    Attempts that were under way together when their connections were cut are one failure of the node: its death, which is no
+    row of failures that would keep work away after its return. Nor are refusals by a node that is known to be down.
+    """
+    at, health = event.at, node.health
+    node.failed += 1
+    health.last_error = event.text
+    if (event.cut and sent_at <= health.cut_at) or (event.unreachable and health.state is Health.DOWN):
+        return
+    if event.cut:
+        health.cut_at = at
+    health.success.learn(False, at)
+    if event.task.model:
+        node.rates_of(event.task.model).success.learn(False, at)
+    signal(state, node, Signal.FAILED, at, event.text)
+    if event.unreachable:
+        signal(state, node, Signal.REFUSED, at, event.text)
 
 
 def withdrawn(state: ClusterState, event: ev.FailureWithdrawn) -> None:

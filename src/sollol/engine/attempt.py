@@ -9,7 +9,8 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from sollol.core.events import FirstToken
-from sollol.core.ports import Header, Headers, Outgoing, Sink
+from sollol.core.ports import Header, Headers, Outgoing, Sent, Sink
+from sollol.core.stall import Watched
 from sollol.core.types import Dialect
 from sollol.engine.admission import Placement
 from sollol.engine.engine import Engine
@@ -36,7 +37,8 @@ class Filter(Protocol):
 
 
 class Plan(Struct, frozen=True):
-    """How one attempt speaks to its node. ``watch`` is None when the reply is one document.
+    """How one attempt speaks to its node. ``watch`` is None when the client gets one document, ``gathered``: that one is
+    put together from a stream of the node.
 
     ``refusal`` turns the status and body of an error reply into the client's dialect.
     """
@@ -47,6 +49,7 @@ class Plan(Struct, frozen=True):
     filters: tuple[Filter, ...] = ()
     content_type: bytes = b""
     refusal: Callable[[int, bytes], tuple[int, bytes]] | None = None
+    gathered: bool = False
 
     @property
     def translated(self) -> bool:
@@ -63,13 +66,17 @@ class Refusal(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """How an attempt ended. ``error`` None and ``refusal`` None: delivered. ``sent``: the client has seen part of it."""
+    """How an attempt ended. ``error`` None and ``refusal`` None: delivered. ``sent``: the client has seen part of it.
+
+    ``broken``: though it has, another node may be able to go on.
+    """
 
     error: NodeError | BrokeMidStream | None = None
     refusal: Refusal | None = None
     status: int = 0
     sent: bool = False
     ending: Ending | None = None
+    broken: bool = False
 
 
 class Attempt:
@@ -77,18 +84,12 @@ class Attempt:
 
     __slots__ = (
         *("_clock", "_headers", "_node", "_pieces", "_progress", "_publish", "_shown", "_shown_last", "_sink", "_size"),
-        *("_status", "_take", "_task", "_watch", "finished", "plan"),
+        *("_status", "_take", "_task", "_watch", "exchange", "finished", "plan"),
     )
 
-    def __init__(
-        self,
-        engine: Engine,
-        placement: Placement,
-        plan: Plan,
-        sink: Sink,
-        shown: Callable[[], Headers],
-    ) -> None:
+    def __init__(self, engine: Engine, placement: Placement, plan: Plan, sink: Sink, shown: Callable[[], Headers]) -> None:
         self.finished: asyncio.Future[Result] = engine.loop.create_future()
+        self.exchange: Sent | None = None
         self.plan = plan
         self._clock, self._publish = engine.clock, engine.publish
         self._task, self._node, self._progress = placement.decision.task, placement.decision.node, placement.progress
@@ -117,7 +118,7 @@ class Attempt:
         """A piece of the body; one that comes in the very turn in which the attempt was ended is too late."""
         if self._progress.first_at is None and self._status < 300 and not self.finished.done():
             self._progress.first_at = now = self._clock.now()
-            if self._watch is not None:
+            if self._watch is not None or self.plan.gathered:
                 self._publish(FirstToken(now, self._task, self._node))
         self._take(data)
 
@@ -149,6 +150,12 @@ class Attempt:
         if not self.finished.done():
             self._fail(error)
 
+    @property
+    def watched(self) -> Watched:
+        """What the stall watch has to know of it."""
+        exchange = self.exchange
+        return Watched(self._watch is not None or self.plan.gathered, exchange is not None and exchange.paused)
+
     def end_line(self) -> None:
         """Whoever tells the client now that the answer ends here needs a line, or an event, of its own for that."""
         gap = _GAP.get(self._task.dialect, b"\n\n")
@@ -167,11 +174,15 @@ class Attempt:
         if watch.problem is None and (watch.first_ok or self._size > ERROR_BYTES):
             self._take = self._relay
             self._progress.tokens = watch.tokens
-            self._show_head(None)
-            self._show(b"".join(self._pieces))
+            self._begin(b"".join(self._pieces))
             self._pieces.clear()
         elif self._size > ERROR_BYTES:
             self._fail(BadReply(self._node, watch.problem or "the reply is no answer"))
+
+    def _begin(self, data: bytes) -> None:
+        """The first piece that is known to be good."""
+        self._show_head(None)
+        self._show(data)
 
     def _relay(self, data: bytes) -> None:
         watch, progress = self._watch, self._progress
@@ -281,7 +292,7 @@ class Attempt:
         content_type = self.plan.content_type
         kept = passed_on(self._headers)
         if content_type:
-            kept = [header for header in kept if header[0] != b"content-type"]
+            kept = [header for header in kept if header[0].lower() != b"content-type"]
             kept.append((b"content-type", content_type))
         kept += self._shown()
         self._sink.head(self._status, kept, length)
@@ -316,5 +327,5 @@ def passed_on(headers: Headers) -> list[Header]:
     return [
         header
         for header in headers
-        if header[0] not in _NOT_PASSED_ON and not header[0].startswith((b"access-control-", b"x-sollol-"))
+        if (name := header[0].lower()) not in _NOT_PASSED_ON and not name.startswith((b"access-control-", b"x-sollol-"))
     ]

@@ -7,12 +7,13 @@ from functools import partial
 from sollol.core.ports import Header, Outgoing
 from sollol.core.types import Decision, Dialect, Model, Node, NodeKind, Task
 from sollol.engine.attempt import Filter, Plan
-from sollol.wire.bodies import strip_priority, with_model
+from sollol.wire.bodies import streamed, strip_priority, with_model
 from sollol.wire.replies import document, watcher
 from sollol.wire.routing import Annotate
 from sollol.wire.translate import Translation, translation
 
 _JSON: Header = (b"content-type", b"application/json")
+_DOCUMENT = b"application/json; charset=utf-8"
 
 
 def plan(task: Task, node: Node, kind: NodeKind, model: Model | None, decision: Decision) -> Plan:
@@ -23,7 +24,15 @@ def plan(task: Task, node: Node, kind: NodeKind, model: Model | None, decision: 
     extra: tuple[Filter, ...] = (Annotate(decision, node, kind),) if task.details and task.dialect is Dialect.OLLAMA else ()
     if task.dialect is Dialect.OLLAMA and kind is not NodeKind.OLLAMA and kind is not NodeKind.SOLLOL:
         return _translated(task, kind, model, extra)
-    body = task.body if kind is NodeKind.OLLAMA else _for_engine(task, model)
+    if kind is NodeKind.OLLAMA:
+        if task.plain and not task.stream and task.dialect is Dialect.OLLAMA:
+            read = partial(document, Dialect.OLLAMA, task.path)
+            return Plan(
+                Outgoing("POST", task.path, task.headers, streamed(task.body)), None, read, extra, _DOCUMENT, gathered=True
+            )
+        body = task.body
+    else:
+        body = _for_engine(task, model)
     watch = watcher(task.dialect, task.path) if task.stream else None
     return Plan(Outgoing("POST", task.path, task.headers, body), watch, partial(document, task.dialect, task.path), extra)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
+_NOT_STREAMED: Final = re.compile(rb'"stream"\s*:\s*false')
 _fields: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -19,6 +21,13 @@ def with_model(body: bytes, name: str) -> bytes:
 def strip_priority(body: bytes) -> bytes:
     """The body without our "priority", for nodes that are not Ollama (vLLM reads something else in it)."""
     return body if b'"priority"' not in body else changed(body, {}, ("priority",))
+
+
+def streamed(body: bytes) -> bytes:
+    """The same body with "stream" true; `body` is one that asks for no stream."""
+    made, count = _NOT_STREAMED.subn(b'"stream":true', body, count=2)
+    # Text cannot hold these bytes, since its quotes are escaped; something nested can.
+    return made if count == 1 else changed(body, {"stream": True})
 
 
 def changed(body: bytes, put: dict[str, Any], drop: Iterable[str] = ()) -> bytes:

@@ -1,0 +1,230 @@
+"""What a plain answer has come to over all of its attempts, and the words with which another node goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from sollol.core.node import NodeState, Running
+from sollol.core.ports import Header, Headers, Outgoing, Sent
+from sollol.core.resuming import continues, same, unfit
+from sollol.core.stall import Watched
+from sollol.core.types import Counters, Decision, Dialect, Model, NodeKind, Task
+from sollol.engine.attempt import Filter, Plan
+from sollol.engine.judge import judge
+from sollol.engine.plan import plan
+from sollol.errors import BadReply, CannotCarry, NodeError, RequestError
+from sollol.wire import continuation as wire
+from sollol.wire.errors import message
+from sollol.wire.replies import Ending, document, watcher
+from sollol.wire.routing import Annotate
+from sollol.wire.said_events import SaidEvents
+
+_JSON: Final[Header] = (b"content-type", b"application/json")
+_GENERATE: Final = "/api/generate"
+_APPLY: Final = "/apply-template"
+_PROMPT_BYTES: Final = 64 * 1024 * 1024
+
+
+class Story:
+    """One plain answer. ``said`` is what the client was told; ``resumed`` counts how often another node went on."""
+
+    __slots__ = ("before", "first_at", "kind", "model", "nodes", "resumed", "said")
+
+    def __init__(self, said: wire.Said) -> None:
+        self._start(said)
+
+    def _start(self, said: wire.Said) -> None:
+        self.said = said
+        self.kind = NodeKind.OLLAMA
+        self.model: Model | None = None
+        self.before = wire.Before()
+        self.resumed = 0
+        self.nodes: list[str] = []
+        self.first_at: float | None = None
+
+    def forget(self, task: Task) -> None:
+        """Nothing of it was shown: the next attempt answers from the start."""
+        self._start(wire.said_by(task) or self.said)
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was said that has to be continued."""
+        return self.model is not None
+
+    def broke(self, run: Running | None, node: NodeState | None, now: float) -> None:
+        """An attempt broke off: add up what it did, and remember which model it was that spoke."""
+        self.said.read()
+        if run is None or node is None:
+            return
+        if self.model is None and self.said.tokens:
+            self.kind, self.model = node.kind, node.models.get(run.task.model)
+        first, last = run.progress.first_at, run.progress.last_at
+        before = self.before
+        if self.said.tokens > before.tokens:
+            self.nodes.append(node.label)
+        self.first_at = self.first_at or first
+        self.before = wire.Before(
+            self.said.tokens,
+            before.prefill + (max(0.0, first - run.started) if first is not None else 0.0),
+            before.decode + (max(0.0, last - first) if first is not None and last is not None else 0.0),
+            max(0.0, now - run.task.arrived),
+        )
+
+    def stays(self, task: Task) -> str:
+        """Why the answer cannot be continued by anybody; empty when it may be."""
+        said = self.said
+        if not said.plain:
+            return "thoughts and calls of tools are not continued"
+        if not said.tokens:
+            return ""
+        if self.model is None or not continues(task, self.kind):
+            return "an answer of this kind of node is not continued"
+        try:
+            return "its last character is not whole" if said.text.endswith("\ufffd") else ""
+        except UnicodeDecodeError:
+            return "it cannot be read"
+
+    def unfit(self, nodes: Iterable[NodeState]) -> frozenset[str]:
+        """Ids of the nodes that cannot go on."""
+        return frozenset() if self.model is None else unfit(self.kind, self.model, nodes)
+
+    def left(self, task: Task) -> int | None:
+        """Tokens that may still be said; None: no limit."""
+        return None if task.max_tokens is None else max(0, task.max_tokens - self.said.tokens)
+
+    def counted(self) -> dict[str, int]:
+        """The counters of an Ollama answer of which only the last line was missing."""
+        before = self.before
+        times = (("total_duration", before.elapsed), ("prompt_eval_duration", before.prefill), ("eval_duration", before.decode))
+        return {"eval_count": before.tokens, **{name: round(seconds * wire.NS) for name, seconds in times}}
+
+    def summed(self, counters: Counters | None) -> Counters | None:
+        """The counters of the whole answer, where those of its last part are known."""
+        before = self.before
+        if counters is None or not self.resumed:
+            return counters
+        return Counters(
+            prompt_tokens=None if counters.prompt_tokens is None else max(1, counters.prompt_tokens - before.tokens),
+            # What made no token any more says nothing of them.
+            output_tokens=(counters.output_tokens or 0) + before.tokens,
+            cached_tokens=counters.cached_tokens,
+            total=None if counters.total is None else counters.total + before.elapsed,
+            load=counters.load,
+            prefill=(counters.prefill or 0.0) + before.prefill,
+            decode=(counters.decode or 0.0) + before.decode,
+            done_reason=counters.done_reason,
+        )
+
+
+def begin(task: Task) -> Story | None:
+    """The story of `task`, if it is one whose answer can be continued or put together."""
+    said = wire.said_by(task)
+    return None if said is None else Story(said)
+
+
+class Rendering:
+    """The receiver of a prompt that a node renders. `finished` gets the body, or the `NodeError`."""
+
+    def __init__(self, node: str) -> None:
+        self.finished: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.exchange: Sent | None = None
+        self._node = node
+        self._status = 0
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    watched = Watched(streamed=True, paused=False)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """From the transport."""
+        self._status = status
+
+    def on_data(self, data: bytes) -> None:
+        """From the transport."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > _PROMPT_BYTES:
+            self.fail(BadReply(self._node, "the rendered prompt has no end"))
+
+    def on_end(self) -> None:
+        """From the transport."""
+        body = b"".join(self._pieces)
+        if self._status < 300:
+            if not self.finished.done():
+                self.finished.set_result(body)
+            return
+        error = judge(self._node, self._status, body)
+        self.fail(error or CannotCarry(self._node, RequestError(message(body))))
+
+    def on_error(self, error: Exception) -> None:
+        """From the transport."""
+        self.fail(error if isinstance(error, NodeError) else BadReply(self._node, str(error)))
+
+    def on_writable(self, writable: bool) -> None:
+        """From the transport; requests here are sent whole."""
+
+    def fail(self, error: NodeError) -> None:
+        """End it from outside."""
+        if not self.finished.done():
+            self.finished.set_exception(error)
+
+    def end_line(self) -> None:
+        """Nothing of this is shown to the client."""
+
+
+def rendering(task: Task, known: NodeState, story: Story, decision: Decision) -> Outgoing | None:
+    """The request that has the node render the prompt; None where the prompt is what the client wrote.
+
+    Raises `CannotCarry` when this node cannot go on.
+    """
+    node = known.node.id
+    if story.model is None or not same(story.kind, story.model, known):
+        raise CannotCarry(node, RequestError("it does not have the same model as the node that began the answer"))
+    if wire.raw_prompt(task) is not None:
+        return None
+    if known.kind is NodeKind.OLLAMA:
+        return Outgoing("POST", task.path, task.headers, wire.rendering(task.body))
+    body = plan(task, known.node, known.kind, known.models.get(task.model), decision).outgoing.body
+    return Outgoing("POST", _APPLY, (*task.headers, _JSON), wire.template_body(body))
+
+
+def prompt_of(node: str, kind: NodeKind, reply: bytes) -> str:
+    """The prompt in the reply to that. Raises `BadReply`."""
+    try:
+        return wire.rendered(reply) if kind is NodeKind.OLLAMA else wire.templated(reply)
+    except msgspec.DecodeError as error:
+        raise BadReply(node, f"it rendered no prompt: {error}") from None
+
+
+def going_on(task: Task, known: NodeState, story: Story, decision: Decision, prompt: str | None) -> Plan:
+    """The plan for the attempt that goes on. ``prompt`` is the rendered one, None for the client's own."""
+    text = wire.raw_prompt(task) if prompt is None else prompt
+    prompt = (text or "") + story.said.text
+    left = story.left(task)
+    extra: tuple[Filter, ...] = ()
+    if task.details and task.dialect is Dialect.OLLAMA:
+        extra = (Annotate(decision, known.node, known.kind, resumed=story.nodes),)
+    content = b"" if task.stream else b"application/json; charset=utf-8"
+    if known.kind is NodeKind.OLLAMA:
+        outgoing = Outgoing("POST", _GENERATE, task.headers, wire.going_on(task.body, prompt, left))
+        shape: tuple[Filter, ...] = () if task.path == _GENERATE else (wire.AsChat(),)
+        filters = (*shape, wire.Sum(story.before, translated=False), *extra)
+        watch = watcher(Dialect.OLLAMA, _GENERATE) if task.stream else None
+        return Plan(outgoing, watch, _native, filters, content, gathered=not task.stream)
+    usual = plan(task, known.node, known.kind, known.models.get(task.model), decision)
+    body = wire.completing(usual.outgoing.body, prompt, left)
+    outgoing = Outgoing("POST", wire.COMPLETIONS, usual.outgoing.headers, body)
+    watch = watcher(Dialect.OPENAI, wire.COMPLETIONS)
+    if task.dialect is Dialect.OLLAMA:
+        filters = (usual.filters[0], wire.Sum(story.before, translated=True), *extra)
+        return Plan(outgoing, watch, usual.document, filters, usual.content_type, usual.refusal)
+    assert isinstance(story.said, SaidEvents)
+    return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before),))
+
+
+def _native(body: bytes) -> Ending:
+    return document(Dialect.OLLAMA, _GENERATE, body)

@@ -1,0 +1,140 @@
+"""The same as `said`, for OpenAI's streams of server-sent events."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from .endings import Ending
+from .said import PIECES, TEXT
+from .unreadable import UNREADABLE
+
+_DONE: Final = b"[DONE]"
+_ERRORS: Final = (b'data: {"error"', b'data:{"error"', b"error: {", b"error:{")
+_ENDS: Final = (b"\n\n", b"\n\r\n")
+
+
+class _Delta(Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Raw | UnsetType = UNSET
+
+
+class _Choice(Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Event(Struct):
+    choices: list[_Choice] = []
+
+
+_event: Final = msgspec.json.Decoder(_Event).decode
+_fields: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class SaidEvents:
+    """The events of /v1/chat/completions or /v1/completions, with the attributes of `SaidLines`; `add` takes whole events.
+
+    ``head`` holds what all events of one answer repeat: id, object, created, model.
+    """
+
+    __slots__ = ("_closed", "_length", "_pieces", "_said", "_size", "done", "head", "plain", "tokens")
+
+    gap = b"\n\n"
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._said: list[str] = []
+        self._closed = False
+        self._size = self._length = 0
+        self.head: dict[str, Raw] = {}
+        self.tokens = 0
+        self.plain = True
+        self.done = False
+
+    def add(self, events: bytes) -> None:
+        """Take in what the client is shown."""
+        self._pieces.append(events)
+        self._size += len(events)
+        if self._size > PIECES:
+            self.read()
+            if self._length > TEXT:
+                self.plain = False
+                self._said.clear()
+
+    def cut(self, data: bytes) -> tuple[bytes, bytes]:
+        """The whole events of `data` up to the first that tells an error, and what is left after the last of them."""
+        errors = [0 if data.startswith(error) else data.find(b"\n" + error) + 1 or None for error in _ERRORS]
+        found = [at for at in errors if at is not None]
+        if found:
+            return data[: min(found)], data[min(found) :]
+        end = max(at + len(gap) if (at := data.rfind(gap)) >= 0 else 0 for gap in _ENDS)
+        return data[:end], data[end:]
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        self.read()
+        return "".join(self._said)
+
+    def read(self) -> None:
+        """Read what was added."""
+        pieces, self._pieces = self._pieces, []
+        for line in b"".join(pieces).split(b"\n"):
+            if line.startswith(b"data:"):
+                self._take(line[5:].strip())
+        self._size = 0
+
+    def _take(self, data: bytes) -> None:
+        if data == _DONE:
+            self._closed = True
+            return
+        try:
+            if not self.head:
+                self.head = {
+                    name: value for name, value in _fields(data).items() if name not in ("choices", "usage", "timings")
+                }
+            choices = _event(data).choices
+        except UNREADABLE:
+            self.plain = False
+            return
+        for choice in choices:
+            self._note(choice)
+
+    def _note(self, choice: _Choice) -> None:
+        delta = choice.delta
+        said = choice.text if delta is None else delta.content
+        if said:
+            self._said.append(said)
+            self._length += len(said)
+            self.tokens += 1
+        if delta is not None and (delta.reasoning_content or delta.reasoning or delta.tool_calls is not UNSET):
+            self.plain = False
+        if choice.finish_reason:
+            self.done = True
+
+    def ending(self) -> Ending:
+        """How it ended; the counters are not kept."""
+        self.read()
+        return Ending(self.done)
+
+    def rest(self) -> bytes:
+        """What an answer that is done still lacks at its end."""
+        self.read()
+        return b"" if self._closed else b"data: [DONE]\n\n"
+
+    def closing(self, reason: str, counted: dict[str, int]) -> bytes:
+        """The end of an answer whose text is complete."""
+        chat = bytes(self.head.get("object", Raw(b""))) != b'"text_completion"'
+        choice: dict[str, Any] = {"index": 0, "delta": {}} if chat else {"text": "", "index": 0}
+        return event({**self.head, "choices": [{**choice, "finish_reason": reason}]}) + b"data: [DONE]\n\n"
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """One event."""
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"

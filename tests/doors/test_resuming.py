@@ -1,0 +1,136 @@
+"""A node that breaks in the middle of an answer: another one goes on, and the client reads the text of an unbroken answer."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.support.emulated import ask
+from tests.support.front import Front, Reply, front
+
+from sollol.config import NodeSettings
+from sollol.core.events import Event, TaskEnded
+from sollol.core.types import NodeKind
+from sollol.emulator import specs
+from sollol.emulator.presets import LLAMA_8B, same
+from sollol.emulator.server import EmulatedCluster
+from sollol.emulator.specs import NodeSpec
+
+MODEL = LLAMA_8B.name
+QUICK = NodeSpec(prefill=1e6, decode=20_000, slots=8, load_gbps=1e6, models=(replace(LLAMA_8B, answer_tokens=24),))
+STORY = "Tell me a story"
+ASKED: dict[str, dict[str, Any]] = {
+    "/api/chat": {"messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": STORY}]},
+    "/api/generate": {"prompt": STORY, "system": "Be brief"},
+    "raw": {"prompt": f"<|im_start|>user\n{STORY}<|im_end|>\n<|im_start|>assistant\n", "raw": True},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": STORY}], "stream_options": {"include_usage": True}},
+    "/v1/completions": {"prompt": STORY, "stream_options": {"include_usage": True}},
+}
+FAULTS = ("die_after", "error_after", "end_after")
+COUNTERS = {"total_duration", "load_duration", "prompt_eval_duration", "eval_duration", "created_at"}
+
+
+@pytest.fixture(autouse=True)
+def loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about the second that a load takes at least."""
+    monkeypatch.setattr(specs, "LOAD_BASE_SECONDS", 0.001)
+
+
+def nodes(kind: NodeKind = NodeKind.OLLAMA, count: int = 2, **fields: Any) -> list[NodeSpec]:
+    return [replace(spec, kind=kind, **fields) for spec in same(count, QUICK)]
+
+
+def body_of(name: str, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return ("/api/generate" if name == "raw" else name), {"model": MODEL, **ASKED[name], **fields}
+
+
+def listen(gate: Front) -> list[TaskEnded]:
+    """The ends of requests from now on."""
+    ended: list[TaskEnded] = []
+
+    def heard(event: Event) -> None:
+        assert isinstance(event, TaskEnded)
+        ended.append(event)
+
+    gate.context.engine.listen(heard, TaskEnded)
+    return ended
+
+
+def text_of(reply: Reply) -> str:
+    """All that a reply says; it must be whole."""
+    if reply.header("content-type").startswith("application/json"):
+        seen = [reply.json]
+    elif b"data: " in reply.body[:8]:
+        datas = [line.removeprefix(b"data: ") for line in reply.body.split(b"\n\n") if line]
+        assert datas.pop() == b"[DONE]"
+        choices = [choice for data in datas for choice in json.loads(data)["choices"]]
+        assert choices[-1]["finish_reason"]
+        return "".join((choice.get("text") or choice.get("delta", {}).get("content")) or "" for choice in choices)
+    else:
+        seen = reply.lines
+    assert [line["done"] for line in seen] == [False] * (len(seen) - 1) + [True], reply.body[-300:]
+    return "".join(line["message"]["content"] if "message" in line else line["response"] for line in seen)
+
+
+def last_of(reply: Reply) -> dict[str, Any]:
+    return dict(json.loads(reply.body.splitlines()[-1]))
+
+
+async def first_breaks(cluster: EmulatedCluster, gate: Front, name: str, fault: dict[str, Any], **fields: Any) -> Reply:
+    """Ask with a fault at the node that the request goes to first."""
+    path, body = body_of(name, **fields)
+    cluster.nodes[0].faults.set(**fault)
+    reply = await gate.ask("POST", path, body)
+    cluster.nodes[0].faults.clear()
+    mended = await gate.ask("POST", path, body)  # else its breaker opens in the end
+    assert mended.header("x-sollol-host") == cluster.urls[0][7:]
+    return reply
+
+
+def preferred(cluster: EmulatedCluster) -> list[NodeSettings]:
+    """The first node is taken while it can be."""
+    return [NodeSettings(url, priority=9 if number == 0 else 5) for number, url in enumerate(cluster.urls)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["/api/chat", "/api/generate", "raw"])
+async def test_the_text_is_that_of_an_unbroken_answer_wherever_it_breaks(name: str, fault: str) -> None:
+    async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
+        path, body = body_of(name)
+        truth = await gate.ask("POST", path, body)
+        count = last_of(truth)["eval_count"]
+        ended = listen(gate)
+        for cut in (*range(1, count + 1, 3), count - 1, count):
+            for stream in (True, False):
+                reply = await first_breaks(cluster, gate, name, {fault: cut}, stream=stream)
+                assert reply.status == 200, (cut, stream, reply.body)
+                assert text_of(reply) == text_of(truth), (cut, stream)
+                told = last_of(reply)
+                assert told["eval_count"] == count, (cut, stream, told)
+                assert abs(told["prompt_eval_count"] - last_of(truth)["prompt_eval_count"]) <= count
+                assert set(told) >= set(last_of(truth)) - {"context", "load_duration"}, (cut, stream)
+                end = ended[-2]
+                assert (end.outcome, end.resumed, len(end.nodes)) == ("ok", 1, 2), (cut, stream, end)
+                assert end.counters is not None
+                assert end.counters.output_tokens == count
+        assert all(node.stats.in_flight == 0 for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("name", ["/api/chat", "/api/generate", "raw"])
+async def test_a_document_put_together_from_a_stream_is_the_one_that_the_node_would_give(name: str) -> None:
+    async with EmulatedCluster(nodes(count=1)) as cluster, front(*cluster.urls) as gate:
+        path, body = body_of(name, stream=False)
+        direct = await _direct(cluster, path, body)
+        reply = await gate.ask("POST", path, body)
+        assert list(reply.json) == list(direct)
+        assert {key: value for key, value in reply.json.items() if key not in COUNTERS} == {
+            key: value for key, value in direct.items() if key not in COUNTERS
+        }
+        types = [value for key, value in reply.headers if key == "content-type"]
+        assert types == ["application/json; charset=utf-8"]
+        assert reply.header("content-length") == str(len(reply.body))
+        assert not reply.body.endswith(b"\n")
+
+
+async def _direct(cluster: EmulatedCluster, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    return dict((await ask(cluster.nodes[0], "POST", path, body)).json)
