@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(options.seed, options.seed + count)
     begun = time.process_time()
     outcomes = []
-    for name in options.scenario or scenarios:
+    for name in options.scenario or [name for name, one in scenarios.items() if one.short or not options.short]:
         outcome = play(scenarios[name], seeds, scale, SHORT_POLICIES if options.short else None)
         outcomes.append(outcome)
         if options.details:

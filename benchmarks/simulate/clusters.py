@@ -20,7 +20,10 @@ FIVE = (
 
 
 def unequal(context: int = 4096) -> tuple[NodeSpec, ...]:
-    """Five machines as they stand about in an office: from a fast GPU with four slots to a CPU."""
+    """Five machines as they stand about in an office: from a fast GPU with four slots to a CPU.
+
+    A ``context`` beyond the usual comes with twice the memory, so that every node can hold the model.
+    """
     models = (CHAT,)
     nodes = (
         NodeSpec("gpu-fast", True, 24 * GB, 4, 2.0, 4000, 110, 0.15, models=models),
@@ -29,7 +32,8 @@ def unequal(context: int = 4096) -> tuple[NodeSpec, ...]:
         NodeSpec("gpu-small", True, 12 * GB, 1, 1.0, 600, 20, 0.3, models=models),
         NodeSpec("cpu", False, 32 * GB, 1, 0.8, 60, 8, 0.9, models=models),
     )
-    return tuple(replace(node, context=context) for node in nodes)
+    more = 2 if context > 4096 else 1
+    return tuple(replace(node, context=context, memory=more * node.memory) for node in nodes)
 
 
 def equal(count: int) -> tuple[NodeSpec, ...]:

@@ -49,6 +49,7 @@ class Scenario:
     ``shortest`` is the least scale at which the promises mean anything: learning has its price once, not in each request.
     ``seeds`` is the most seeds that a run of everything plays. ``others`` are policies beyond those that every scenario has.
     ``rivals``: whether no simple policy may be better; not where the promise is about some requests at the cost of others.
+    ``short``: whether the short form of everything has it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Scenario:
     shortest: float = 0.3
     seeds: int = 100
     rivals: bool = True
+    short: bool = True
 
     @property
     def policies(self) -> tuple[str, ...]:

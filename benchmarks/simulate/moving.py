@@ -8,7 +8,9 @@ from benchmarks.simulate.world import Failure
 
 from sollol.core.attempts import MAX_ATTEMPTS, MoveBudget, Next, after_failure
 from sollol.core.events import AttemptEnded, NodeSlow
-from sollol.core.node import NodeState, Running
+from sollol.core.node import Running
+from sollol.core.stall import StallWatch, Watched
+from sollol.core.state import SILENT
 from sollol.core.types import Health, Task
 from sollol.engine.judge import outcome_of
 from sollol.errors import NodeBusy, NodeClosed, NodeError, NodeFailed, NodeSilent, NodeUnreachable
@@ -16,6 +18,7 @@ from sollol.errors import NodeBusy, NodeClosed, NodeError, NodeFailed, NodeSilen
 if TYPE_CHECKING:
     from benchmarks.simulate.shipped import Shipped
 
+_WATCHED = Watched(streamed=True, paused=False)
 _STATUS = {Failure.BUSY: 503, Failure.ERROR: 500}
 
 
@@ -39,6 +42,8 @@ class Moves:
     def __init__(self, driver: Shipped) -> None:
         self._driver = driver
         self.budget = MoveBudget()
+        self._watch = StallWatch(lambda node: driver.world.at(driver.world.now, lambda: driver.look(node)))
+        self.worked = self._watch.worked
         self._tried: dict[int, list[NodeError]] = {}
         self._exclude: dict[int, frozenset[str]] = {}
 
@@ -61,11 +66,11 @@ class Moves:
         """Move what makes no progress, if another node could take it."""
         driver = self._driver
         now = driver.world.now
-        for node in driver.state.known.values():
-            for run in list(node.running.values()):
-                if stalled(node, run, now) and driver.scheduler.usable(run.task, now, frozenset((node.id,))):
-                    self._end(run, NodeSilent(node.id, "no progress"))
-                    driver.tell(NodeSlow(now, node.id, 20.0))
+        for found in self._watch.look(driver.state, now, lambda _node, _task: _WATCHED):
+            run = driver.state.attempt(found.node, found.task)
+            if run is not None and driver.scheduler.usable(found.task, now, frozenset((found.node,))):
+                driver.tell(NodeSlow(now, found.node, SILENT))
+                self._end(run, NodeSilent(found.node, found.text))
 
     def _end(self, run: Running, error: NodeError) -> None:
         known = self._driver.state.known[error.node]
@@ -84,6 +89,7 @@ class Moves:
                 text=error.text,
                 status=status,
                 sent=driver.world.records[task.id].first is not None,
+                part=True,
                 unreachable=isinstance(error, NodeUnreachable),
             )
         )
@@ -116,18 +122,3 @@ class Moves:
     def _serves_still(self, task: Task, tried: frozenset[str]) -> bool:
         nodes = (self._driver.state.known[node] for node in tried)
         return any(node.state is not Health.DOWN and task.model in node.models for node in nodes)
-
-
-def stalled(node: NodeState, run: Running, now: float) -> bool:
-    """Whether the attempt makes no progress for so long that another node should go on with it."""
-    rates = node.rates.get(run.task.model)
-    decode = rates.decode.rate(now) if rates is not None and rates.decode is not None else None
-    prefill = rates.prefill.rate(now) if rates is not None and rates.prefill is not None else None
-    last = run.progress.last_at
-    if last is not None:
-        gap = 20.0 / decode if decode else 0.0
-        reading = 2.0 * 512.0 / prefill if prefill and any(other.first_at is None for other in node.running.values()) else 0.0
-        return now - last > max(8.0, gap, reading)
-    if run.runner.loading:
-        return False
-    return now - max(run.started, run.ready_at) > run.wait + 4.0 * run.prefill + 16.0

@@ -163,7 +163,9 @@ class Shipped:
             counters.decode,
             counters.done_reason,
         )
-        self.tell(AttemptEnded(now, task, node, "ok", status=200, counters=said, native=True, sent=True))
+        self.moves.worked(node, now)
+        part = self.world.records[task.id].written > 0
+        self.tell(AttemptEnded(now, task, node, "ok", status=200, counters=said, native=True, sent=True, part=part))
         self._over(task, 200, "ok")
 
     def broke(self, request: Request, node: str, failure: Failure) -> None:
@@ -208,8 +210,10 @@ class Shipped:
         self.state.apply(TaskEnded(now, task, status, outcome, record.nodes, 0.0, now - task.arrived, record.first))
 
     def look(self, name: str) -> None:
-        """Ask the node what it has and what is loaded there."""
+        """Ask the node what it has and what is loaded there; one that does not answer is left to `_watch`."""
         now = self.world.now
+        if self.world.nodes[name].silent or self.world.nodes[name].refuses:
+            return
         self.tell(NodeSurveyed(now, name, survey(self.world.nodes[name], now)))
 
     def _watch(self, name: str) -> None:

@@ -14,10 +14,10 @@ SIZE_8B = 4.9 * GIGA
 PRIOR_GPU = (1000.0, 40.0)
 PRIOR_CPU = (50.0, 6.0)
 """Prefill and decode rates (tokens/s) of an 8B model on a node nobody knows anything about."""
-CONFIRMED = 60.0
+CONFIRMED = 30.0
 """Seconds for which a learned rate is believed; later it drifts to the best rate seen, with the same half-life."""
 SUCCESS_HALF_LIFE = 300.0
-SLOW_HALF_LIFE = 90.0
+SLOW_HALF_LIFE = 45.0
 RATE_WINDOW = 300.0
 CHARS_PER_TOKEN = 3.7
 IMAGE_TOKENS = 600.0
@@ -216,6 +216,12 @@ class SlowVerdict:
         """A request there is ``ratio`` times behind its forecast; a lower ratio than believed changes nothing."""
         if ratio > self.factor(now):
             self.value = min(ratio, 100.0)
+            self.at = now
+
+    def shown(self, ratio: float, now: float) -> None:
+        """A whole answer took ``ratio`` times as long as learned rates foresee: no more than that is believed any longer."""
+        if self.value != 1.0 and ratio < self.factor(now):
+            self.value = max(1.0, ratio)
             self.at = now
 
 

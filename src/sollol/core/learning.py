@@ -9,6 +9,8 @@ from .types import Counters, Kind
 
 _OWN_END = frozenset({"", "stop", "end_turn", "tool_calls", "tool_use", "stop_sequence"})
 _NOTHING = Counters()
+_TELLING = 8
+"""Tokens of an answer that say something about its node's speed."""
 
 Answers = Recent[tuple[str, str, str], Mean]
 
@@ -30,7 +32,10 @@ def learn(node: NodeState, run: Running, event: AttemptEnded, stats: ModelStats,
         rates.learn_prefill(fresh / prefill * (1.0 + rates.contention.a * beside), event.at)
     output = counters.output_tokens if counters.output_tokens is not None else run.progress.tokens
     if decode and output >= 2:
-        rates.learn_decode(output / decode * (1.0 + rates.contention.a * others), event.at)
+        sample = output / decode * (1.0 + rates.contention.a * others)
+        rates.learn_decode(sample, event.at)
+        if node.slow.value != 1.0 and output >= _TELLING and rates.decode is not None:
+            node.slow.shown(rates.decode.rate(event.at) / sample, event.at)
         rates.contention.learn(others, decode / output)
     if not event.part:
         _lengths(run, counters, stats, answers)
