@@ -37,6 +37,7 @@ class Rounds:
         self.rooms = Rooms(state)
         self.cut = False
         self.second = False
+        self.small_line = SMALL_LINE
 
     def begin(self, now: float) -> list[Group]:
         """Begin a pump: the groups to look at, brought up to date; those that something happened to, a few left out for long.
@@ -49,7 +50,7 @@ class Rounds:
         if not active:
             return []
         self.rooms.look(self._line, now)
-        small = len(active) * len(self._state.known) <= SMALL_LINE
+        small = len(active) * len(self._state.known) <= self.small_line
         found = list(active.values()) if small else self._woken(now)
         for group in found:
             group.awake = False

@@ -248,12 +248,11 @@ class Scheduler:
         for group in self._line.active.values():
             if group.awake:
                 group.refresh(self._state, now)
-        over = deadlines.stranded(self._line, self.limits.no_node_seconds, now)
-        over += self._late.waiters(self._line, now)
-        for entry, _ in over:
-            if entry.task.id in self._line.entries:
-                self._drop(entry)
-        return [(entry.task, error) for entry, error in over]
+        over = [(self._drop(entry), error) for entry, error in self._late.waiters(self._line, now)]
+        over += [
+            (self._drop(entry), error) for entry, error in deadlines.stranded(self._line, self.limits.no_node_seconds, now)
+        ]
+        return over
 
     # --- inside
 

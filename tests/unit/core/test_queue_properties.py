@@ -32,10 +32,13 @@ KINDS = (NodeKind.OLLAMA, NodeKind.LLAMACPP, NodeKind.OPENAI)
 class Queue(RuleBasedStateMachine):
     """Three nodes of three kinds, three models that do not fit together on the first."""
 
+    small_line = 400
+
     @initialize(slots=st.lists(st.one_of(st.none(), st.integers(1, 4)), min_size=3, max_size=3))
     def begin(self, slots):
         self.state = ClusterState()
         self.queue = Scheduler(self.state, Limits(waiting=15))
+        self.queue._rounds.small_line = self.small_line
         self.now = 0.0
         self.number = 0
         self.waiting: dict[int, Task] = {}
@@ -74,20 +77,25 @@ class Queue(RuleBasedStateMachine):
         priority=st.integers(1, 10),
         client=st.sampled_from("pq"),
         how=st.tuples(st.sampled_from(list(Mode)), st.sampled_from([None, None, None, *NODES]), st.integers(0, 3)),
+        seconds=st.sampled_from([None, None, 5.0, 100.0]),
     )
-    def arrive(self, model, priority, client, how):
+    def arrive(self, model, priority, client, how, seconds):
         mode, pin, talk = how
         self.number += 1
         prompt = Prompt(1000 * talk, 0, tuple((1000 * turn, turn) for turn in range(1, talk + 1)))
         task = a_task(
             self.number, model, self.now, priority=priority, client=client, mode=mode, pin=pin, prompt=prompt, max_tokens=100
         )
+        task.deadline = None if seconds is None else self.now + seconds
         self.state.apply(TaskArrived(self.now, task))
         self.waiting[task.id] = task
         for refused in self.queue.arrive(task, self.now):
             del self.waiting[refused.id]
             self.over.add(refused.id)
         self.pump()
+        for refused in self.queue.overflow():
+            del self.waiting[refused.id]
+            self.over.add(refused.id)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), good=st.booleans())
@@ -161,6 +169,10 @@ class Queue(RuleBasedStateMachine):
         assert not set(self.waiting) & self.over
         positions = sorted(self.queue.position(task) for task in self.waiting.values())
         assert positions == list(range(1, len(positions) + 1))
+        for task in self.waiting.values():
+            stands = self.queue.queued(task, self.now)
+            assert stands.why, "who waits has a reason"
+            assert stands.start is None or stands.start >= 0.0
 
     def teardown(self):
         """Everybody is served in the end when nodes work."""
@@ -187,3 +199,13 @@ Queue.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestQueue = Queue.TestCase
+
+
+class LongLine(Queue):
+    """The same where an event looks only at whom it can affect."""
+
+    small_line = 0
+
+
+LongLine.TestCase.settings = Queue.TestCase.settings
+TestLongLine = LongLine.TestCase
