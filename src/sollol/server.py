@@ -240,7 +240,9 @@ def write_record(data_dir: Path, address: str) -> Path:
     """Note in ``data_dir`` that a gateway runs, so that `sollol down` finds it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     record = data_dir / f"gateway-{address.rpartition(':')[2]}.json"
-    record.write_bytes(msgspec.json.encode({"pid": os.getpid(), "url": address, "started": time.time()}))
+    part = record.with_suffix(".part")
+    part.write_bytes(msgspec.json.encode({"pid": os.getpid(), "url": address, "started": time.time()}))
+    part.replace(record)  # whoever reads it finds all of it
     return record
 
 

@@ -192,6 +192,6 @@ def bench(
     found = summarise(load.record)
     click.echo(msgspec.json.encode(found).decode() if as_json else render(found))
     if interrupted:
-        raise SystemExit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     if found["requests"] == found["errors"]:
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)

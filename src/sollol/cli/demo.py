@@ -110,7 +110,10 @@ def _stay(stage: Stage) -> None:
     click.echo(f"\nIt stays up until Ctrl-C. Try it:\n  curl {stage.url}/api/chat -d '{body}'")
     click.echo(f"  OLLAMA_HOST={stage.url} ollama run {MODEL}")
     over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    with suppress(KeyboardInterrupt):
-        while not over.wait(0.5):  # in steps: on Windows a wait without an end would not see Ctrl-C
-            pass
+    before = signal.signal(signal.SIGTERM, lambda *_: over.set())
+    try:
+        with suppress(KeyboardInterrupt):
+            while not over.wait(0.5):  # in steps: on Windows a wait without an end would not see Ctrl-C
+                pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

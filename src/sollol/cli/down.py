@@ -18,7 +18,7 @@ from sollol.cli.failures import NothingRuns
 from sollol.config_sources import Client, client, load
 from sollol.errors import SollolError
 
-WAIT_SECONDS: Final = 10.0
+SPARE_SECONDS: Final = 2.0
 
 
 @click.command()
@@ -27,12 +27,13 @@ WAIT_SECONDS: Final = 10.0
 )
 def down(url: str | None) -> None:
     """Stop the gateway that `sollol up` started on this machine. Running answers may finish."""
-    folder = load().config.data_dir
-    where, pid = _find(folder, client(url=url), asked=bool(url))
+    settings = load().config
+    patience = settings.gateway.shutdown_seconds + SPARE_SECONDS
+    where, pid = _find(settings.data_dir, client(url=url), asked=bool(url))
     process = _process(pid)
     os.kill(pid, signal.SIGTERM)  # on Windows this is TerminateProcess: running answers are cut off there
-    if not _ended(process, WAIT_SECONDS):
-        raise SollolError(f"The gateway at {where.url} (process {pid}) is still finishing after {WAIT_SECONDS:.0f} s.")
+    if not _ended(process, patience):
+        raise SollolError(f"The gateway at {where.url} (process {pid}) is still finishing after {patience:.0f} s.")
     click.echo(f"stopped the gateway at {where.url} (process {pid})")
 
 

@@ -58,12 +58,18 @@ def _print(cluster: EmulatedCluster, *, as_json: bool) -> None:
 async def _run(specs: Sequence[NodeSpec], host: str, port: int, *, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    ends = (signal.SIGINT, signal.SIGTERM)
     with suppress(NotImplementedError):  # Windows has no signal handlers in its event loop: there Ctrl-C raises
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with EmulatedCluster(specs, host=host, port=port) as cluster:
-        _print(cluster, as_json=as_json)
-        await stop.wait()
+        for number in ends:
+            loop.add_signal_handler(number, stop.set)
+    try:
+        async with EmulatedCluster(specs, host=host, port=port) as cluster:
+            _print(cluster, as_json=as_json)
+            await stop.wait()
+    finally:
+        with suppress(NotImplementedError):
+            for number in ends:
+                loop.remove_signal_handler(number)
 
 
 def run_forever(specs: Sequence[NodeSpec], host: str, port: int, *, as_json: bool) -> None:
