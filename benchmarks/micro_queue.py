@@ -77,7 +77,7 @@ def task(number: int, now: float, models: int, chance: random.Random, turns: int
 
 
 class Crowd:
-    """A cluster with a line of ``waiting`` requests; `times` are the seconds of processor that each event took since the line was full."""
+    """A cluster with a line of ``waiting`` requests; `times` are the processor seconds of each event since it was full."""
 
     def __init__(self, waiting: int, each: int, nodes: int = 100, models: int = 50) -> None:
         self.state = cluster(nodes, models, each)

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from benchmarks.faults.before import tries
-from benchmarks.faults.client import SHAPES, call, eventually, finish
+from benchmarks.faults.client import ANSWERED, SHAPES, call, eventually, finish
+from benchmarks.faults.middle import fixed
 from benchmarks.faults.nodes import OTHER, Nodes
 from benchmarks.faults.stage import VICTIM, Found, Stage, p95
 
@@ -44,8 +45,10 @@ async def replaced(here: Stage, count: int) -> Found:
     new = await asyncio.to_thread(Nodes, [spec], port=port)
     try:
         begun = asyncio.get_running_loop().time()
-        found.count([await finish(one) for one in streams])
-        found.count(await here.burst(count))
+        broken = [await finish(one) for one in streams]
+        found.count(broken)
+        found.must(all(one.verdict()[0] == ANSWERED or fixed(one) for one in broken), "an answer broke off that could go on")
+        later = await here.burst(count)
 
         async def served() -> bool:
             return any("new" in name for name in await here.gate.models())
@@ -54,10 +57,12 @@ async def replaced(here: Stage, count: int) -> Found:
         seconds = asyncio.get_running_loop().time() - begun
         found.must(known is not None, "the new server's model is not listed")
         name = next((name for name in await here.gate.models() if "new" in name), "")
-        found.count(await here.burst(min(count, 50), model=replace(new_model, name=name), shape=SHAPES[2]))
+        later += await here.burst(min(count, 50), model=replace(new_model, name=name), shape=SHAPES[2])
+        found.count(later)
+        found.must(all(one.verdict()[0] == ANSWERED for one in later), "an error after the break")
         found.figures = {"known_s": seconds}
         found.headline = f"its model was known within {seconds:.1f} s"
-        found.nothing_lost()
+        found.nothing_lost(all_answered=False)
     finally:
         new.close()
     return found

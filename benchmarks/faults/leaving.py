@@ -118,8 +118,9 @@ async def slow_reader(here: Stage, count: int) -> Found:
         healthy = p95(one.seconds for one in await here.burst(20))
         memory = here.gate.megabytes
         expected = Answer(tuple(word(i) for i in range(LINES)))
-        asked = Ask(SHAPES[0], FLOOD, "A long one", expected, headers={"X-SOLLOL-App": "slow"})
-        readers = [await _slow_one(here, asked) for _ in range(count)]
+        headers = {"X-SOLLOL-App": "slow", "X-SOLLOL-Cache": "no"}
+        asked = [Ask(SHAPES[0], FLOOD, f"A long one, number {i}", expected, headers=headers) for i in range(count)]
+        readers = [await _slow_one(here, one) for one in asked]
         readers[0].rest = SLOW_SECONDS  # which reads nothing at all for a long time
         await asyncio.sleep(1 if here.short else SLOW_SECONDS)
         meanwhile = await here.burst(20)

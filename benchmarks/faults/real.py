@@ -39,7 +39,8 @@ class Real:
     def asks(self, count: int, shapes: Sequence[Shape] = SHAPES) -> list[Ask]:
         """So many requests, of these shapes in turn."""
         texts = [f"people of house {i} say how long the day was" for i in range(count)]
-        return [Ask(shapes[i % len(shapes)], self.servers[0].model, text, limit=LIMIT) for i, text in enumerate(texts)]
+        model, made = self.servers[0].model, {"X-SOLLOL-Cache": "no"}
+        return [Ask(shapes[i % len(shapes)], model, text, limit=LIMIT, headers=made) for i, text in enumerate(texts)]
 
     async def open(self, asked: Sequence[Ask]) -> list[Conversation]:
         return list(await asyncio.gather(*(open_one(self.gate.url, one) for one in asked)))
@@ -100,7 +101,7 @@ async def _break(count: int, how: signal.Signals, gap: float) -> Found:
         whole = [await finish(one) for one in await here.open(asked)]
         for one in whole:
             found.must(one.verdict()[0] == ANSWERED, f"unbroken run: {one.verdict()}")
-        running = await here.open([replace(one, headers={"X-SOLLOL-App": "broken"}) for one in asked])
+        running = await here.open(asked)
         await asyncio.gather(*(one.said(BREAK_AT) for one in running if one.asked.shape.stream))
         found.must(await here.busy([0]), "the victim has nothing to do")
         os.kill(here.servers[0].pid, how)

@@ -118,7 +118,7 @@ class Attempt:
         """A piece of the body; one that comes in the very turn in which the attempt was ended is too late."""
         if self._progress.first_at is None and self._status < 300 and not self.finished.done():
             self._progress.first_at = now = self._clock.now()
-            if self._watch is not None or self.plan.gathered:
+            if self._watch is not None:
                 self._publish(FirstToken(now, self._task, self._node))
         self._take(data)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from sollol.core.events import FirstToken
 from sollol.core.ports import Header, Headers, Sink
 from sollol.engine.admission import Placement
 from sollol.engine.attempt import TRANSLATED_BYTES, Attempt, Plan, Refusal, Result
@@ -19,6 +20,10 @@ from sollol.wire.continuation import Said
 from sollol.wire.replies import Ending, Watch
 from sollol.wire.said import error_in
 from sollol.wire.said_events import SaidEvents
+
+# The first token of a document is an event only when the rest takes longer: that of a short one says nothing that its end
+# does not say at once.
+SHORT_SECONDS: Final = 0.1
 
 _JSON: Final[Header] = (b"content-type", b"application/json; charset=utf-8")
 
@@ -115,7 +120,10 @@ class PlainAttempt(Attempt):
         self._pieces.append(data)
         self._size += len(data)
         progress.tokens += data.count(b"\n")
-        progress.last_at = self._clock.now()
+        progress.last_at = now = self._clock.now()
+        if not self._begun and progress.first_at is not None and now - progress.first_at > SHORT_SECONDS:
+            self._begun = True
+            self._publish(FirstToken(now, self._task, self._node))
         if self._size > TRANSLATED_BYTES:
             self._fail(BadReply(self._node, f"a reply of over {TRANSLATED_BYTES >> 20} MB cannot be kept"))
 
