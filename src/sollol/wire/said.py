@@ -13,7 +13,7 @@ from .unreadable import UNREADABLE
 # Pieces are read when so many bytes are kept: of what has been read only the text stays in memory.
 PIECES: Final = 16 * 1024
 # A stream that said more than this is not continued: nobody holds all of it for every client.
-TEXT: Final = 1024 * 1024
+TEXT: Final = 192 * 1024
 _EMPTY: Final = Raw(b'""')
 _ERROR: Final = b'{"error"'
 _LAST: Final = (b'"content":""', b'"response":""')
@@ -50,7 +50,7 @@ class SaidLines:
     """
 
     __slots__ = (
-        *("_calls", "_counted", "_last", "_length", "_pieces", "_said", "_size", "_thoughts", "_whole"),
+        *("_calls", "_last", "_pieces", "_said", "_size", "_thoughts", "_whole"),
         *("done", "plain", "tokens"),
     )
 
@@ -58,10 +58,11 @@ class SaidLines:
 
     def __init__(self, whole: bool = False) -> None:
         self._whole = whole
-        self._size = self._length = self._counted = 0
+        self._size = 0
         self._pieces: list[bytes] = []
-        self._said: list[bytes] = []
-        self._thoughts: list[bytes] = []
+        # One piece of memory: an object for each token would take ten times as much as its text.
+        self._said = bytearray()
+        self._thoughts = bytearray()
         self._calls: list[bytes] = []
         self._last = b""
         self.tokens = 0
@@ -74,16 +75,10 @@ class SaidLines:
         self._size += len(lines)
         if self._size > PIECES and not self._whole:
             self.read()
-            self._bound()
-
-    def _bound(self) -> None:
-        self._length += sum(map(len, self._said[self._counted :]))
-        self._counted = len(self._said)
-        if self._length > TEXT:
-            self.plain = False
-            self._said.clear()
-            self._thoughts.clear()
-            self._counted = 0
+            if len(self._said) + len(self._thoughts) > TEXT:
+                self.plain = False
+                self._said.clear()
+                self._thoughts.clear()
 
     def cut(self, data: bytes) -> tuple[bytes, bytes]:
         """The whole lines of `data` up to the first that tells an error, and what is left after the last of them."""
@@ -97,7 +92,7 @@ class SaidLines:
     def text(self) -> str:
         """What was said. ValueError: it cannot be read."""
         self.read()
-        return msgspec.json.decode(b'"' + b"".join(self._said) + b'"', type=str)
+        return msgspec.json.decode(b'"' + self._said + b'"', type=str)
 
     def read(self) -> None:
         """Read what was added."""
@@ -121,14 +116,15 @@ class SaidLines:
         if message is not None:
             said, thoughts, calls = (message.content, message.thinking, message.tool_calls)
         if len(said) > 2 and bytes(said) != b"null":
-            self._said.append(bytes(said)[1:-1])
+            self._said += memoryview(said)[1:-1]
             self.tokens += 1
-        if thoughts is not UNSET and len(thoughts) > 2:
+        if thoughts is not UNSET and len(thoughts) > 2 and bytes(thoughts) != b"null":
             self.plain = False
-            self._thoughts.append(bytes(thoughts)[1:-1])
+            self._thoughts += memoryview(thoughts)[1:-1]
         if calls is not UNSET and bytes(calls) not in (b"null", b"[]"):
             self.plain = False
-            self._calls.append(bytes(calls).strip()[1:-1])
+            if self._whole:
+                self._calls.append(bytes(calls).strip()[1:-1])
         self.done = line.done
 
     def document(self) -> bytes:
@@ -138,11 +134,11 @@ class SaidLines:
         if not (self._thoughts or self._calls):
             for empty in _LAST:
                 if empty in last:
-                    return last.replace(empty, empty[:-1] + b"".join(self._said) + b'"', 1)
+                    return last.replace(empty, empty[:-1] + self._said + b'"', 1)
         fields = _fields(last)
-        texts = {b"content" if "message" in fields else b"response": b'"' + b"".join(self._said) + b'"'}
+        texts = {b"content" if "message" in fields else b"response": b'"' + self._said + b'"'}
         if self._thoughts:
-            texts[b"thinking"] = b'"' + b"".join(self._thoughts) + b'"'
+            texts[b"thinking"] = b'"' + self._thoughts + b'"'
         if self._calls:
             texts[b"tool_calls"] = b"[" + b",".join(self._calls) + b"]"
         told = b",".join([b'"' + name + b'":' + value for name, value in texts.items()])

@@ -43,7 +43,7 @@ class SaidEvents:
     ``head`` holds what all events of one answer repeat: id, object, created, model.
     """
 
-    __slots__ = ("_closed", "_length", "_pieces", "_said", "_size", "done", "head", "plain", "tokens")
+    __slots__ = ("_closed", "_pieces", "_said", "_size", "done", "head", "plain", "tokens")
 
     gap = b"\n\n"
 
@@ -51,7 +51,7 @@ class SaidEvents:
         self._pieces: list[bytes] = []
         self._said: list[str] = []
         self._closed = False
-        self._size = self._length = 0
+        self._size = 0
         self.head: dict[str, Raw] = {}
         self.tokens = 0
         self.plain = True
@@ -63,7 +63,9 @@ class SaidEvents:
         self._size += len(events)
         if self._size > PIECES:
             self.read()
-            if self._length > TEXT:
+            # One object for each token would take ten times as much memory as the text.
+            self._said = ["".join(self._said)]
+            if len(self._said[0]) > TEXT:
                 self.plain = False
                 self._said.clear()
 
@@ -111,7 +113,6 @@ class SaidEvents:
         said = choice.text if delta is None else delta.content
         if said:
             self._said.append(said)
-            self._length += len(said)
             self.tokens += 1
         if delta is not None and (delta.reasoning_content or delta.reasoning or delta.tool_calls is not UNSET):
             self.plain = False
