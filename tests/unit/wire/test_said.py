@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_the_text_is_what_was_said_however_the_pieces_are_cut(
     whole = b"".join(spoken(text) for text in texts)
     bounds = [0, *sorted(min(one, len(whole)) for one in at), len(whole)]
     rest = shown = b""
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         piece, rest = said.cut(rest + whole[start:end])
         shown += piece
         if piece:
