@@ -15,15 +15,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.machines import Machines
 from tests.support.need import require
+from tests.support.wait import wait_until
 
-from sollol.cli.stage import Stage
-from sollol.config_sources import load
+from sollol.cli.client import GatewayClient
+from sollol.config_sources import Client, load
 from sollol.emulator.presets import demo
+from sollol.server import SOLLOL, SOLLOLConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -89,10 +93,22 @@ def test_configuration_is_valid(block, tmp_path):
 @pytest.mark.parametrize("page", pages())
 def test_examples_run(page, tmp_path):
     require(shutil.which("curl") and shutil.which("bash"), "curl and bash: `apt-get install curl`")
-    with Stage([spec.faster(20) for spec in demo()]) as stage:
+    with gateway() as url:
         for block in of(*RUN):
             if block.page == page:
-                run(block, stage.url, tmp_path)
+                run(block, url, tmp_path)
+
+
+@contextmanager
+def gateway() -> Iterator[str]:
+    """The address of a gateway that knows three emulated nodes, and whose settings can be read again."""
+    specs = [spec.faster(20) for spec in demo()]
+    with Machines(specs) as machines:
+        hosts = [{"url": url, "name": spec.name} for url, spec in zip(machines.urls, specs, strict=True)]
+        with SOLLOL(SOLLOLConfig(hosts=hosts, gateway_port=0)) as running:
+            seen = GatewayClient(Client(running.address))
+            wait_until(lambda: all(node["state"] == "up" for node in seen.get("/api/nodes")["nodes"]))
+            yield running.address
 
 
 def run(block: Block, url: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -14,6 +15,14 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise AssertionError(f"it did not come to that within {seconds:g} s") from None
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """`until` for what blocks: asks every few milliseconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"it did not come to that within {seconds:g} s"
+        time.sleep(0.005)
 
 
 async def stalled(measure: Callable[[], int]) -> None:
