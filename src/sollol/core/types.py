@@ -195,7 +195,8 @@ class Task(Struct, eq=False):
     ``plain`` is chat or generate without tools, schema, thinking or images: text that can be resumed or re-assembled.
     ``key`` is the same for requests that may share one answer, and empty where answers are not shared (`core.caching`);
     ``max_age`` is how many seconds old a kept answer may be. ``hedge`` is on how many nodes the request may run at once until
-    one of them answers; None: as configured.
+    one of them answers; None: as configured. ``once``: when its attempt fails it is not tried elsewhere, the one who sent it
+    decides what follows.
     """
 
     id: int
@@ -226,6 +227,7 @@ class Task(Struct, eq=False):
     key: bytes = b""
     max_age: float = float("inf")
     hedge: int | None = None
+    once: bool = False
 
 
 class Cost(Struct, frozen=True):

@@ -62,6 +62,8 @@ class Dispatch:
         result = await self._attempt(task, sink, placement, story)
         if _final(result):
             return self._outcome(placement, (placement.decision.node,), result, story)
+        if task.once and result.error is not None:
+            raise result.error
         return await self._go_on(task, sink, placement, result, story)
 
     async def _go_on(self, task: Task, sink: Sink, placement: Placement, result: Result, story: Story | None) -> Outcome:

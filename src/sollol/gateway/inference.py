@@ -87,6 +87,11 @@ class Inference:
                 raise
             _end_broken(task, sink, error)
 
+    def task(self, request: Request) -> Task:
+        """What `request` is to the pipeline. Raises `RequestError`."""
+        asked = _asked(self._gateway.guard, request)
+        return self._task(request, read(request.path, request.body, asked=asked.control), asked)
+
     def _task(self, request: Request, peek: Peek, asked: Asked) -> Task:
         gateway, wishes = self._gateway, peek.control
         now = gateway.engine.clock.now()
