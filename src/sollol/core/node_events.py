@@ -68,6 +68,9 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
     if node.loading is not survey.loading or not node.surveyed:
         state.layout += 1
     node.loading = survey.loading
+    if not survey.loading and survey.speaks != node.speaks:
+        node.speaks = survey.speaks
+        state.layout += 1
     node.surveyed = True
     node.resident = survey.resident
     if node.take_models(survey):
@@ -115,6 +118,9 @@ def probe_failed(state: ClusterState, event: ev.ProbeFailed) -> None:
     moving = any(run.progress.last_at is not None and event.at - run.progress.last_at < 3.0 for run in node.running.values())
     if event.refused or not moving:
         signal(state, node, Signal.REFUSED if event.refused else Signal.SILENT, event.at, event.text)
+    else:
+        # What moved may have been the last of it: connections end one after another, and the look met the end of one.
+        node.health.urgent = True
 
 
 def signal(state: ClusterState, node: NodeState, what: Signal, at: float, reason: str) -> None:

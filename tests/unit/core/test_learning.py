@@ -537,6 +537,7 @@ def test_a_stream_that_moves_keeps_a_silent_node_up():
     for _ in range(3):
         cluster.state.apply(ProbeFailed(10.0, "a", False, "no answer"))
     assert cluster.state.known["a"].state is Health.UP
+    assert cluster.state.known["a"].health.probe_at(10.0) == 11.0  # a look that told nothing is soon repeated
     for _ in range(2):
         cluster.state.apply(ProbeFailed(20.0, "a", False, "no answer"))
     assert cluster.state.known["a"].state is Health.DOWN
