@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sollol.config import Config, NodeSettings
+from sollol.config_sources import catalogue_of
 from sollol.core.caching import Bounds, Store
 from sollol.core.scheduler import Limits, Scheduler
 from sollol.core.state import ClusterState
@@ -24,8 +25,10 @@ from sollol.engine.engine import Engine
 from sollol.engine.finder import Finder
 from sollol.engine.hedge import Hedge
 from sollol.engine.monitor import Monitor
+from sollol.engine.naming import NamingSurveyor
 from sollol.engine.pipeline import Deadline, Handler, Observe, compose
 from sollol.wire.address import parse_endpoint
+from sollol.wire.names import canonical
 
 GIGABYTE: Final = 1_000_000_000
 
@@ -60,12 +63,13 @@ def build(config: Config) -> House:
     scheduler = Scheduler(state, _limits(config))
     engine = Engine(state, scheduler, transport, clock)
     admission = Admission(engine)
-    monitor = Monitor(engine, surveyor)
+    naming = NamingSurveyor(surveyor, catalogue_of(config).names["names"])
+    monitor = Monitor(engine, naming)
     finder = Finder(
         state,
         engine.publish,
         clock,
-        surveyor,
+        naming,
         searches(config.discovery),
         addresses=own_addresses,
         resolve=resolve,
@@ -75,11 +79,16 @@ def build(config: Config) -> House:
     cache = Cache(engine, Store(_bounds(config)), enabled=config.cache.enabled)
     coalesce = Coalesce(engine, cache.store.counts, cache, join=config.cache.coalesce)
     hedge = Hedge(engine, always=config.routing.hedging)
-    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce, hedge), Dispatch(engine, admission, monitor.look))
+    dispatch = Dispatch(engine, admission, monitor.look, monitor.afresh)
+    pipeline = compose((Observe(engine), Deadline(engine), cache, coalesce, hedge), dispatch)
 
     def take(old: Config, new: Config) -> None:
         if new.discovery != old.discovery:
             finder.search_by(searches(new.discovery), new.discovery.interval_seconds)
+        if new.names != old.names:
+            naming.names = catalogue_of(new).names["names"]
+            for node in state.nodes:
+                monitor.look(node)
         scheduler.limits = _limits(new)
         cache.enabled, coalesce.join, cache.store.bounds = new.cache.enabled, new.cache.coalesce, _bounds(new)
         hedge.always = new.routing.hedging
@@ -118,4 +127,5 @@ def _node(settings: NodeSettings) -> Node:
         settings.api_key,
         Origin.STATIC,
         draining=settings.draining,
+        names=tuple((canonical(own), canonical(public)) for own, public in settings.names.items()),
     )

@@ -422,22 +422,57 @@ def test_a68_http2_is_told_truthfully(machines):
 def test_a69_health_is_looked_at_more_often_where_things_fail(machines):
     from sollol import OllamaPool
 
-    with OllamaPool(nodes=machines.urls[:1]) as pool:
-        pool.chat(model="llama3.2", messages=HELLO)
+    def hello(number: int) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Hello number {number}!"}]
 
-        def due() -> float:
+    with OllamaPool(nodes=machines.urls[:1]) as pool:
+
+        def interval() -> float:
             async def asked() -> float:
                 inside = await pool.opened()
                 (node,) = inside.house.engine.state.nodes.values()
-                return node.probe_due - inside.house.engine.clock.now()
+                return node.health.probe_interval(inside.house.engine.clock.now())
 
             return pool.blocking(asked())
 
-        calm = due()
+        intervals = []
+        for failures in range(6):
+            machines.see(
+                lambda cluster, times=failures: cluster["gpu-1"].faults.set(status=500, times=times) if times else None
+            )
+            for number in range(failures):
+                with pytest.raises(RuntimeError):
+                    pool.chat(model="llama3.2", messages=hello(number))
+            for number in range(30 if failures == 0 else 3):
+                pool.chat(model="llama3.2", messages=hello(number))
+            intervals.append(interval())
+        assert intervals[-1] == 5.0
+        assert set(intervals) <= {60.0, 30.0, 15.0, 5.0}
+        assert intervals == sorted(intervals, reverse=True)
+        assert intervals[0] > intervals[-1]
+        for number in range(200):
+            pool.chat(model="llama3.2", messages=hello(number))
+        assert interval() > 5.0  # and less often again where things went well since
+
+
+def test_a69_a_first_failure_asks_for_a_look_at_once(machines):
+    from sollol import OllamaPool
+
+    with OllamaPool(nodes=machines.urls[:1]) as pool:
+        pool.chat(model="llama3.2", messages=HELLO)
+
+        def looked() -> float:
+            async def asked() -> float:
+                (node,) = (await pool.opened()).house.engine.state.nodes.values()
+                return node.health.looked_at
+
+            return pool.blocking(asked())
+
+        before = looked()
         machines.see(lambda cluster: cluster["gpu-1"].faults.set(status=500, times=1))
         with pytest.raises(RuntimeError):
             pool.chat(model="llama3.2", messages=HELLO)
-        assert due() < calm
+        wait_for(lambda: looked() > before, 2.0)
 
 
 # --- the router of two ways

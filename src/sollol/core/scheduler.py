@@ -249,12 +249,19 @@ class Scheduler:
             if group.awake:
                 group.refresh(self._state, now)
         over = [(self._drop(entry), error) for entry, error in self._late.waiters(self._line, now)]
+        over += [(self._drop(entry), error) for entry, error in self._in_vain()]
         over += [
             (self._drop(entry), error) for entry, error in deadlines.stranded(self._line, self.limits.no_node_seconds, now)
         ]
         return over
 
     # --- inside
+
+    def _in_vain(self) -> list[tuple[Waiting, SollolError]]:
+        """Who came before a node was asked what it has, and now nobody has the model."""
+        waiting = [entry for group in self._line.active.values() if not group.terms for entry in group.waiting]
+        judged = [(entry, prospects.hopeless(self._state, entry.task)) for entry in waiting]
+        return [(entry, error) for entry, error in judged if error is not None]
 
     def _queue_fresh(self) -> None:
         fresh = self._fresh

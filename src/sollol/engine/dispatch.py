@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -31,6 +31,7 @@ from sollol.errors import (
     NodeFailed,
     NodeLoading,
     NodeUnreachable,
+    NoNodeForModel,
     RequestError,
     SollolError,
 )
@@ -38,18 +39,29 @@ from sollol.wire import errors as wire_errors
 from sollol.wire import routing
 from sollol.wire.said_events import SaidEvents
 
+FRESH_SECONDS: Final = 1.0
+"""What was asked so short a time before a request came is believed to hold still."""
+
 _JSON: Final[Header] = (b"content-type", b"application/json; charset=utf-8")
 
 
 class Dispatch:
     """The last layer of the pipeline, and the only caller of `Transport.send` for requests of clients.
 
-    ``look`` has a node looked at now: the stall watch asks for that.
+    ``look`` has a node looked at now: the stall watch asks for that. ``afresh`` has the nodes looked at that were not since a
+    time on the engine's clock, and tells whether there were any.
     """
 
-    def __init__(self, engine: Engine, admission: Admission, look: Callable[[str], None] = lambda node: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        look: Callable[[str], None] = lambda node: None,
+        afresh: Callable[[float], Awaitable[bool]] | None = None,
+    ) -> None:
         self._engine = engine
         self._admission = admission
+        self._afresh = afresh
         self._budget = MoveBudget()
         self._running: defaultdict[str, dict[int, Attempt | Rendering]] = defaultdict(dict)
         self._stalls = Stalls(engine, self._running, look)
@@ -57,7 +69,13 @@ class Dispatch:
 
     async def __call__(self, task: Task, sink: Sink) -> Outcome:
         """Answer `task` into `sink`. Raises a `SollolError` when nothing was shown to the client yet."""
-        placement = await self._admission.place(task)
+        try:
+            placement = await self._admission.place(task)
+        except NoNodeForModel:
+            # Nobody was known to have it when it was last asked; somebody may have got it since, by other hands.
+            if self._afresh is None or not await self._afresh(task.arrived - FRESH_SECONDS):
+                raise
+            placement = await self._admission.place(task)
         story = begin(task) if task.plain else None
         result = await self._attempt(task, sink, placement, story)
         if _final(result):
@@ -147,7 +165,7 @@ class Dispatch:
         self._budget.attempted(engine.clock.now())
         if planned is None:
             try:
-                planned = plan(task, node, known.kind, known.models.get(task.model), decision)
+                planned = plan(task, known, decision)
             except RequestError as error:
                 raise CannotCarry(node.id, error) from error
         shown = partial(routing.headers, decision, node, known.kind)

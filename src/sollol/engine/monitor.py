@@ -20,7 +20,7 @@ from sollol.core.events import (
     ProbeFailed,
 )
 from sollol.core.ports import Surveyor
-from sollol.core.types import NodeKind, Survey
+from sollol.core.types import Health, NodeKind, Survey
 from sollol.engine.engine import Engine
 from sollol.errors import BadReply, NodeError, NodeUnreachable
 
@@ -32,6 +32,8 @@ MODELS_ASKED = 200
 RECKON_SECONDS = 5.0
 # Work that fails asks for a look, but not for one after each failure.
 AGAIN_SECONDS = 1.0
+# Who asks for what nobody is known to have waits so long for a second look.
+AFRESH_SECONDS = 1.0
 
 
 class Monitor:
@@ -66,6 +68,29 @@ class Monitor:
         for node in nodes:
             if node in self._seen:
                 await self._seen[node].wait()
+
+    async def afresh(self, since: float) -> bool:
+        """Look again at every node that is not down and was last looked at before ``since`` (on the engine's clock).
+
+        Waits a second at most. False when every one of them was looked at since.
+        """
+        nodes = self._engine.state.nodes.values()
+        stale = [node.id for node in nodes if node.state is not Health.DOWN and node.health.looked_at < since]
+        for node in stale:
+            self.look(node)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AFRESH_SECONDS):
+                await self.looked(stale)
+        return bool(stale)
+
+    async def all_looked_at(self) -> None:
+        """Wait until every node was looked at once; a second at most."""
+        nodes = self._engine.state.nodes.values()
+        if all(node.health.looks for node in nodes):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AFRESH_SECONDS):
+                await self.looked([node.id for node in nodes if not node.health.looks])
 
     async def close(self) -> None:
         """Stop watching."""

@@ -1,7 +1,7 @@
 """What is answered from what is known, at once: which models there are, what is loaded, which version.
 
-No node is asked, so one that does not answer delays nothing. Models of nodes that are down are left out, unless every node is
-down: then the last known catalogue is shown rather than an empty one.
+No node is asked, so one that does not answer delays nothing; only the first look at a new node is waited for. Models of nodes
+that are down are left out, unless every node is down: then the last known catalogue is shown rather than an empty one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ async def tags(gateway: Gateway, request: Request, sink: Sink) -> None:
 
     One name with different digests is listed once for each of them, so that a difference is seen.
     """
+    await gateway.monitor.all_looked_at()
     entries = [_with(_tag(nodes[0], model), "nodes", [node.label for node in nodes]) for model, nodes in union(gateway)]
     send(sink, 200, b'{"models":[' + b",".join(entries) + b"]}", [JSON])
 
@@ -72,6 +73,7 @@ async def ps(gateway: Gateway, request: Request, sink: Sink) -> None:
 
 async def v1_models(gateway: Gateway, request: Request, sink: Sink) -> None:
     """The models in OpenAI's shape, each name once."""
+    await gateway.monitor.all_looked_at()
     seen: dict[str, dict[str, Any]] = {}
     for model, _ in union(gateway):
         seen.setdefault(model.name, _v1(model.name, model))
@@ -81,6 +83,7 @@ async def v1_models(gateway: Gateway, request: Request, sink: Sink) -> None:
 
 async def v1_model(gateway: Gateway, request: Request, sink: Sink) -> None:
     """One model in OpenAI's shape, under the name that was asked for."""
+    await gateway.monitor.all_looked_at()
     asked = unquote(request.path.removeprefix("/v1/models/"))
     name = canonical(asked)
     nodes = [node for node in _shown(gateway) if name in node.models]

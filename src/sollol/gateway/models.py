@@ -88,6 +88,7 @@ async def show(gateway: Gateway, request: Request, sink: Sink) -> None:
     """An owner's answer; the next owner's if it fails. Nodes that are no Ollama are described from what is known of them."""
     asked = read(request.body, "ShowRequest")
     model = _named(asked.which, "model is required")
+    await gateway.monitor.all_looked_at()
     up, down = holders(gateway, model)
     failed: list[NodeError] = []
     for node in newest_first(up, model):
