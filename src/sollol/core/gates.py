@@ -5,8 +5,9 @@ from __future__ import annotations
 from .node import NodeState
 from .types import Health, Model, NodeKind, Task
 
-# Older versions make vectors with every model, whatever they list; what a newer one says is passed on.
-_ASKED_OF_OLLAMA = frozenset({"embedding"})
+# What a kind of node does not tell. Older versions of Ollama make vectors with every model, whatever they list; LM Studio lists
+# no model as one that thinks. What such a node says to a request is passed on.
+_UNTOLD = {NodeKind.OLLAMA: frozenset({"embedding"}), NodeKind.LMSTUDIO: frozenset({"thinking"})}
 USABLE = frozenset({Health.UP, Health.HALF_OPEN, Health.UNKNOWN})
 GroupKey = tuple[str, int | None, frozenset[str], bool]
 """Model, num_ctx, needed capabilities, whether it embeds."""
@@ -43,8 +44,8 @@ def cannot(node: NodeState, key: GroupKey) -> str:
 def _unable(node: NodeState, known: Model, key: GroupKey) -> str:
     _, num_ctx, needs, _ = key
     told = known.capabilities and (node.kind is not NodeKind.OLLAMA or known.name in node.shown)
-    if node.kind is NodeKind.OLLAMA:
-        needs = needs - _ASKED_OF_OLLAMA
+    if needs and node.kind in _UNTOLD:
+        needs = needs - _UNTOLD[node.kind]
     if told and not needs <= known.capabilities:
         return "lacks " + ", ".join(sorted(needs - known.capabilities))
     if num_ctx and known.context_length and num_ctx > known.context_length and node.kind is not NodeKind.OLLAMA:

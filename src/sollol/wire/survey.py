@@ -318,4 +318,6 @@ def _within(value: object, most: int) -> int | None:
 def _studio_capabilities(kind: str) -> frozenset[str]:
     if kind in {"embeddings", "embedding"}:
         return frozenset({"embedding"})
-    return frozenset({"completion", "vision"} if kind == "vlm" else {"completion"} if kind == "llm" else ())
+    # It has every model that speaks call tools, by the model's own template or by one of its own.
+    speaks = {"completion", "tools"}
+    return frozenset(speaks | {"vision"} if kind == "vlm" else speaks if kind == "llm" else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.core_cluster import SIZE, Cluster, a_survey, a_task, counters
+from tests.support.core_cluster import SIZE, Cluster, a_model, a_survey, a_task, counters
 
 from sollol.core.events import AttemptEnded, FirstToken, NodeSurveyed
 from sollol.core.fairness import Tags
@@ -58,6 +58,20 @@ def test_accounts_of_clients_nobody_knows():
 def test_a_model_that_a_node_does_not_have():
     cluster = many(1)
     assert cannot(cluster.state.known["n00"], group_key(a_task(1, "x"))) == "model not there"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "why"),
+    [
+        (NodeKind.LMSTUDIO, {"tools", "thinking"}, ""),  # it tells of no model whether it thinks
+        (NodeKind.LMSTUDIO, {"vision"}, "lacks vision"),
+        (NodeKind.OPENAI, {"thinking"}, "lacks thinking"),
+    ],
+)
+def test_what_a_kind_of_node_does_not_tell_is_left_to_it(kind, wanted, why):
+    cluster = Cluster()
+    cluster.add("a", a_survey([a_model("m", capabilities=frozenset({"completion", "tools"}))], kind=kind))
+    assert cannot(cluster.state.known["a"], group_key(a_task(1, needs=frozenset(wanted)))) == why
 
 
 def test_victims_until_it_fits_and_no_more():

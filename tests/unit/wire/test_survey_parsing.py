@@ -246,9 +246,9 @@ def test_lmstudio():
     listing = survey.parse_lmstudio(encode({"data": entries}))
     assert listing.kind is NodeKind.LMSTUDIO
     assert [sorted(model.capabilities) for model in listing.models] == [
-        ["completion"],
+        ["completion", "tools"],
         ["embedding"],
-        ["completion", "vision"],
+        ["completion", "tools", "vision"],
         [],
     ]
     assert listing.resident == (Resident("qwen2.5-7b:latest", context_length=4096), Resident("llava:latest"))

@@ -1,0 +1,36 @@
+"""One emulated node of each kind, with the same models, and a gateway before each: what a client gets is to be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.support.gateway import gateway
+from tests.support.machines import Machines
+
+from sollol.core.types import NodeKind
+from sollol.emulator.presets import LLAMA_1B, QWEN_THINKING, embedder
+from sollol.emulator.specs import NodeSpec
+
+MODEL, THINKER, EMBEDDER = LLAMA_1B.name, QWEN_THINKING.name, "nomic-embed-text:latest"
+KINDS = (NodeKind.OLLAMA, NodeKind.OPENAI, NodeKind.VLLM, NodeKind.LMSTUDIO)
+_QUICK = {"prefill": 100_000, "decode": 5_000, "slots": 4, "load_gbps": 1e6}
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Addresses by the kind of the node: of the nodes themselves, and of the gateways that have one of them each."""
+
+    nodes: dict[NodeKind, str]
+    gateways: dict[NodeKind, str]
+
+
+@contextmanager
+def every_kind(kinds: tuple[NodeKind, ...] = KINDS) -> Iterator[Kinds]:
+    """They all run until the end of the block."""
+    models = (LLAMA_1B, QWEN_THINKING, embedder(EMBEDDER))
+    with ExitStack() as stack:
+        machines = stack.enter_context(Machines([NodeSpec(kind, **_QUICK, models=models, kind=kind) for kind in kinds]))
+        nodes = dict(zip(kinds, machines.urls, strict=True))
+        yield Kinds(nodes, {kind: stack.enter_context(gateway(url)) for kind, url in nodes.items()})
