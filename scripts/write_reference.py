@@ -19,6 +19,7 @@ from msgspec.inspect import type_info
 from sollol.cli.main import COMMANDS, cli
 from sollol.config import Config, NodeSettings
 from sollol.config_sources import SHORT_NAMES, environment_name
+from sollol.config_sources import TABLES as OWN_KEYS
 from sollol.config_values import expected, field_types
 from sollol.wire.fates import OPTIONS, TABLES
 
@@ -30,6 +31,7 @@ SECTIONS: Final = {
     "queue": "The line of requests that wait.",
     "health": "Looks at nodes.",
     "routing": "The decision.",
+    "models": "What names of models mean; see [models and their names](../howto/models.md).",
     "cache": "Answers that are given again; see [answers from the cache](../howto/cache.md).",
     "auth": "Keys; see [keys and browsers](../howto/keys.md).",
     "limits": "What one client may do.",
@@ -68,6 +70,11 @@ WORDS: Final = {
     "health.probe_seconds": "time for a whole look at a node",
     "routing.mode": "mode of requests that name none; see [how it decides](../how-it-decides.md#cost)",
     "routing.hedging": "small requests may run on a second, idle node; the first answer wins",
+    "nodes.names": "what the node calls a model, and what it is called here",
+    "models.digests": "one name for different models on several nodes: taken for the same, only the newest, or none",
+    "aliases": "a name of your own, and the model that it stands for",
+    "names": "what nodes call a model, and what it is called here",
+    "fallbacks": "a model, and the one, or the list of those, that may answer in its place",
     "cache.enabled": "keep answers and give them again to identical requests",
     "cache.coalesce": "let identical requests that are under way at the same time share one answer",
     "cache.ttl_seconds": "how long an answer is kept",
@@ -100,7 +107,8 @@ sollol config show
 
 prints every setting and where it came from. What it prints is a valid file. Keys are not shown.
 
-In the environment lists are separated by commas; true and false may be written as 1 and 0, yes and no, on and off.
+In the environment lists are separated by commas, and so are the pairs of a table (`name=model,name=model`); true and false may
+be written as 1 and 0, yes and no, on and off.
 """
 TAIL: Final = """
 ## Other variables
@@ -123,6 +131,8 @@ def configuration() -> str:
         parts.append(_table(f"[{section}]", rows, words))
         if section == "gateway":
             parts.append(_nodes())
+        if section == "models":
+            parts += [_table(f"[{name}]", [(name, field_types(Config)[name], "`{}`")]) for name in sorted(OWN_KEYS)]
     return "".join(parts) + TAIL
 
 
@@ -224,7 +234,7 @@ PAGES: Final = {"configuration.md": configuration, "commands.md": commands, "tra
 
 def described() -> set[str]:
     """Every setting that exists, by path."""
-    found = {"data_dir", *(f"nodes.{name}" for name in field_types(NodeSettings))}
+    found = {"data_dir", *OWN_KEYS, *(f"nodes.{name}" for name in field_types(NodeSettings))}
     for section, owner in field_types(Config).items():
         if isinstance(owner, type) and issubclass(owner, Struct):
             found |= {f"{section}.{name}" for name in field_types(owner)}

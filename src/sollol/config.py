@@ -25,6 +25,7 @@ Bytes = Annotated[int, Meta(ge=1_024, le=1 << 50)]
 NodePriority = Annotated[int, Meta(ge=1, le=10)]
 Gigabytes = Annotated[float, Meta(gt=0, le=1_000_000)]
 Text = Annotated[str, Meta(min_length=1)]
+ModelNames = dict[str, Text]
 
 SECRETS = frozenset({"keys", "admin_keys", "api_key"})
 # Only a program may say so, which knows what it does: loops through gateways are easily made.
@@ -46,7 +47,10 @@ class Gateway(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """One node that is known beforehand. ``priority`` 1 is the last resort; ``slots`` and ``memory_gb`` None: learned."""
+    """One node that is known beforehand. ``priority`` 1 is the last resort; ``slots`` and ``memory_gb`` None: learned.
+
+    ``names``: what this node calls a model -> what it is called here.
+    """
 
     url: Text
     name: str = ""
@@ -56,6 +60,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_key: str | None = None
     kind: NodeKind | None = None
     draining: bool = False
+    names: ModelNames = {}
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in SECRETS)
@@ -102,6 +107,15 @@ class Routing(Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Mode = Mode.BALANCED
     hedging: bool = False
+
+
+class Models(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one name means that stands for different models (digests) on several nodes.
+
+    "one": they are taken for the same; "newest": only nodes with the newest are used; "refuse": none is.
+    """
+
+    digests: Literal["one", "newest", "refuse"] = "one"
 
 
 class Cache(Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +166,11 @@ def _data_dir() -> Path:
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings. ``data_dir`` is the only folder that SOLLOL writes to."""
+    """All settings. ``data_dir`` is the only folder that SOLLOL writes to.
+
+    ``aliases``: a name of our own -> a model; ``names``: what nodes call a model -> what it is called here; ``fallbacks``: a
+    model -> those that may answer in its place. `sollol.wire.catalogue` says what they may not be.
+    """
 
     gateway: Gateway = Gateway()
     nodes: tuple[NodeSettings, ...] = ()
@@ -160,6 +178,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     queue: Queue = Queue()
     health: Health = Health()
     routing: Routing = Routing()
+    models: Models = Models()
+    aliases: ModelNames = {}
+    names: ModelNames = {}
+    fallbacks: dict[str, tuple[Text, ...]] = {}
     cache: Cache = Cache()
     auth: Auth = Auth()
     limits: Limits = Limits()

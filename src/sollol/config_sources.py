@@ -21,6 +21,7 @@ from sollol.config_values import checked, field_types, shown
 from sollol.core.topology import parse_networks
 from sollol.errors import ConfigError
 from sollol.wire.address import parse_endpoint, parse_ollama_host
+from sollol.wire.catalogue import Catalogue
 
 DEFAULT: Final = "default"
 # Short names of settings that people set often; every setting also has SOLLOL_<SECTION>_<FIELD>.
@@ -47,6 +48,9 @@ _OPTIONS: Final = {
     "log.requests": "--log-requests",
 }
 _SECTIONS: Final = field_types(Config)
+# Tables whose keys are the user's own: each is one value.
+TABLES: Final = frozenset({"aliases", "names", "fallbacks"})
+_WHOLE: Final = TABLES | {"nodes", "data_dir"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ def load(
     if "nodes" not in (arguments or {}):
         _add_ollama_host(env, values, sources)
     config = _build(values)
+    try:
+        catalogue_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{sources.get(str(error).partition(': ')[0], DEFAULT)}: {error}") from None
     for path, _ in leaves(config):
         sources.setdefault(path, DEFAULT)
     return Loaded(config, sources, tuple(_ignored(env)))
@@ -118,6 +126,12 @@ def client(*, url: str | None = None, file: str | Path | None = None, environ: M
     except ConfigError as error:
         raise ConfigError(f"{'--url' if url else 'SOLLOL_URL'}: {error}") from None
     return Client(found, env.get("SOLLOL_ADMIN_KEY", "").strip() or env.get("SOLLOL_API_KEY", "").strip() or None)
+
+
+def catalogue_of(config: Config) -> Catalogue:
+    """What names mean. Raises `ConfigError`, which begins with the path of what is wrong."""
+    nodes = {f"nodes[{index}].names": node.names for index, node in enumerate(config.nodes) if node.names}
+    return Catalogue(config.aliases, {"names": config.names, **nodes}, config.fallbacks)
 
 
 def leaves(config: Config) -> Iterator[tuple[str, object]]:
@@ -167,7 +181,7 @@ def _from_file(path: Path | None, source: str) -> Iterator[_Given]:
     for name, value in table.items():
         if name not in sections:
             raise ConfigError(f"{source}: {name}: unknown setting{_did_you_mean(name, sections)}")
-        if name in {"nodes", "data_dir"}:
+        if name in _WHOLE:
             yield _Given(name, value, source)
             continue
         if not isinstance(value, dict):
@@ -181,7 +195,7 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[_Given]:
         text = env.get(variable, "").strip()
         if text:
             yield _Given(path, text, variable, lax=True)
-    prefixes = tuple(environment_name(name) + "_" for name in _SECTIONS if name not in {"nodes", "data_dir"})
+    prefixes = tuple(environment_name(name) + "_" for name in _SECTIONS if name not in _WHOLE)
     for variable in env:
         if variable.startswith(prefixes) and variable not in known and variable not in _NOT_SETTINGS:
             raise ConfigError(f"{variable}: unknown setting{_did_you_mean(variable, known)}")
@@ -309,7 +323,10 @@ def _check_keys(keys: Any, given: _Given) -> None:
 def _build(values: Mapping[str, Any]) -> Config:
     made: dict[str, Any] = {}
     for name, value in values.items():
-        made[name] = _SECTIONS[name](**value) if isinstance(value, dict) else tuple(value) if name == "nodes" else value
+        if name in _WHOLE:
+            made[name] = tuple(value) if name == "nodes" else value
+        else:
+            made[name] = _SECTIONS[name](**value)
     return Config(**made)
 
 

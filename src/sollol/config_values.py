@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.inspect import (
     BoolType,
     CustomType,
+    DictType,
     EnumType,
     FloatType,
     IntType,
@@ -43,6 +44,10 @@ def checked(path: str, value: object, declared: Any, source: str, *, lax: bool =
         item = get_args(declared)[0]
         entries = _items(path, value, kind, source, lax)
         return tuple(checked(f"{path}[{index}]", entry, item, source, lax=lax) for index, entry in enumerate(entries))
+    if isinstance(kind, DictType):
+        item = get_args(declared)[1]
+        table = _pairs(path, value, kind, source, lax)
+        return {key: checked(f'{path}."{key}"', entry, item, source, lax=lax) for key, entry in table.items()}
     if isinstance(kind, CustomType):
         return _folder(path, value, source)
     try:
@@ -71,6 +76,8 @@ def expected(kind: Type) -> str:
             text = " or ".join(expected(one) for one in kind.types if not isinstance(one, NoneType))
         case VarTupleType():
             text = f"a list, each {expected(kind.item_type)}"
+        case DictType():
+            text = f"a table, each {expected(kind.value_type)}"
     return text
 
 
@@ -88,6 +95,19 @@ def _items(path: str, value: object, kind: VarTupleType, source: str, lax: bool)
     if isinstance(value, list | tuple):
         return list(value)
     raise ConfigError(f"{source}: {path}: expected {expected(kind)}, got {shown(value, path)}")
+
+
+def _pairs(path: str, value: object, kind: DictType, source: str, lax: bool) -> dict[str, object]:
+    """A table; as text "a=b,c=d". Where values are lists, one alone may stand for itself; as text, "|" separates them."""
+    lists = isinstance(kind.value_type, VarTupleType)
+    if lax and isinstance(value, str):
+        pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+        if not all(separator for _, separator, _ in pairs):
+            raise ConfigError(f'{source}: {path}: expected pairs, "name=name,name=name", got {shown(value, path)}')
+        return {key.strip(): entry.strip().replace("|", ",") for key, _, entry in pairs}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}: {path}: expected {expected(kind)}, got {shown(value, path)}")
+    return {key: [entry] if lists and isinstance(entry, str) else entry for key, entry in value.items()}
 
 
 def _folder(path: str, value: object, source: str) -> Path:

@@ -58,7 +58,13 @@ def _line(name: str, value: object, source: str) -> str:
     if name in SECRETS and value:
         return f"# {name} is set and not shown  # {source}"
     comment = "" if source == DEFAULT else f"  # {source}"
-    return f"{name} = {json.dumps(value, ensure_ascii=False)}{comment}"
+    return f"{name} = {_toml(value)}{comment}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _visible(path: str, value: object) -> object:

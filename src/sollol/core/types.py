@@ -107,7 +107,8 @@ class Node(Struct, frozen=True):
     """What is configured or found out once about a node; what changes lives in `core.state`.
 
     ``id`` is stable and unique ("host:port" unless two share it). ``priority`` is 1–10, higher preferred, 1 the last resort.
-    ``slots`` and ``memory`` (bytes) are configured values and win over learned ones; None means learn.
+    ``slots`` and ``memory`` (bytes) are configured values and win over learned ones; None means learn. ``names`` are pairs of
+    canonical names: what the node calls a model, and what it is called here.
     """
 
     id: str
@@ -121,6 +122,7 @@ class Node(Struct, frozen=True):
     origin: Origin = Origin.STATIC
     emulated: bool = False
     draining: bool = False
+    names: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:  # the key stays out of logs and tracebacks
         return f"Node({self.id!r}, {self.kind.value!r}, {self.endpoint.url!r})"
@@ -134,7 +136,9 @@ class Node(Struct, frozen=True):
 class Model(Struct, frozen=True):
     """One model as one node has it. ``name`` is canonical (lower case, with a tag), ``native`` what the node itself calls it.
 
-    ``size`` 0 means unknown. ``raw`` is the node's own entry of /api/tags (JSON bytes) where it has one.
+    ``size`` 0 means unknown. ``raw`` is the node's own entry of /api/tags (JSON bytes) where it has one. ``renamed``: it is
+    called otherwise here than on the node, so requests have to say ``native``. ``lacks`` are capabilities that it is known not
+    to have, where ``capabilities`` do not tell all.
     """
 
     name: str
@@ -146,6 +150,8 @@ class Model(Struct, frozen=True):
     parameters: float | None = None
     modified_at: str = ""
     raw: bytes = b""
+    renamed: bool = False
+    lacks: frozenset[str] = frozenset()
 
 
 class Resident(Struct, frozen=True):
@@ -164,7 +170,9 @@ class Resident(Struct, frozen=True):
 
 
 class Survey(Struct, frozen=True):
-    """What one look at a node found. ``slots`` is what the node itself says (llama.cpp), else None."""
+    """What one look at a node found. ``slots`` is what the node itself says (llama.cpp), else None. ``speaks`` are paths beyond
+    those that every node of its kind has, such as "/v1/messages".
+    """
 
     kind: NodeKind
     version: str
@@ -174,6 +182,7 @@ class Survey(Struct, frozen=True):
     slots: int | None = None
     emulated: bool = False
     loading: bool = False
+    speaks: frozenset[str] = frozenset()
 
 
 class Prompt(Struct, frozen=True):

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sollol.config import Config
+from sollol.config_sources import catalogue_of
 from sollol.drivers.metrics import Metrics
 from sollol.engine.engine import Engine
 from sollol.engine.statistics import Statistics
 from sollol.gateway.blobs import BlobPlaces
 from sollol.gateway.guards import Guard
+from sollol.wire.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from sollol.engine.admission import Admission
@@ -26,7 +28,7 @@ class Gateway:
     """One running gateway. ``started`` is on the engine's clock; ``address`` is where it listens ("http://host:port").
 
     ``statistics`` and ``metrics`` count only while they listen to the engine. ``reload`` reads the settings again; None where
-    they were given by a program and cannot be read.
+    they were given by a program and cannot be read. ``catalogue`` is what the names of models mean by the settings.
     """
 
     config: Config
@@ -42,3 +44,7 @@ class Gateway:
     blobs: BlobPlaces = field(default_factory=BlobPlaces)
     reload: Callable[[], Reloaded] | None = None
     cache: Cache | None = None
+    catalogue: Catalogue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.catalogue = catalogue_of(self.config)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sollol.assemble import House, configured_nodes
 from sollol.config import Config, Log
-from sollol.config_sources import leaves
+from sollol.config_sources import TABLES, catalogue_of, leaves
 from sollol.core.events import NodeChanged
 from sollol.core.types import Node, Origin
 from sollol.errors import BadRequest
@@ -44,11 +44,12 @@ LIVE: Final = frozenset(
         *(f"limits.{name}" for name in ("json_body_bytes", "header_bytes", "connections")),
         *(f"limits.{name}_seconds" for name in ("header", "body", "idle")),
         *(f"log.{name}" for name in ("level", "format", "requests")),
+        *TABLES,
     }
 )
 """Settings that are taken while the gateway runs, besides nodes. Every other one, a new one too, needs a restart."""
 
-_OF_A_NODE: Final = ("name", "priority", "slots", "memory", "api_key", "kind", "draining")
+_OF_A_NODE: Final = ("name", "priority", "slots", "memory", "api_key", "kind", "draining", "names")
 
 
 class Reload:
@@ -76,6 +77,7 @@ class Reload:
         later = [path for path in _differing(config, wanted) if not path.startswith("nodes[")]
         gateway = self._gateway
         gateway.config = config
+        gateway.catalogue = catalogue_of(config)
         if any(path.startswith(("auth.", "gateway.allowed_origins")) for path in changed):
             gateway.guard = guard_of(config, gateway.guard.id)
         if any(path.startswith("limits.") for path in changed):
@@ -169,7 +171,7 @@ def _kept(before: Config, wanted: Config) -> Config:
             stay = {name: getattr(old, name) for name in old.__struct_fields__ if f"{section}.{name}" not in LIVE}
             sections[section] = msgspec.structs.replace(new, **stay)
         else:
-            sections[section] = new if section == "nodes" else old
+            sections[section] = new if section == "nodes" or section in LIVE else old
     return Config(**sections)
 
 

@@ -75,9 +75,8 @@ class Catalogue:
     def _no_alias(self, where: str, model: str) -> None:
         if model in self.aliases:
             separator = " stands for" if where.startswith("aliases: ") else ":"
-            raise ConfigError(
-                f"{where}{separator} '{self.written[model]}', which is an alias of '{self.aliases[model]}': name the model itself"
-            )
+            meant = f"'{self.written[model]}', which is an alias of '{self.aliases[model]}'"
+            raise ConfigError(f"{where}{separator} {meant}: name the model itself")
 
     def _instead(self, model: str, others: Sequence[str]) -> tuple[str, ...]:
         first = canonical(model)
