@@ -9,6 +9,7 @@
     │   ├── BadRequest                  400    malformed JSON, wrong type, missing field
     │   │   └── BadValue                400    (ValueError) an argument of a call in Python
     │   ├── Unsupported                 501    nothing here can do that
+    │   ├── Untranslatable              400    the node's dialect has no words for what was asked
     │   ├── RequestTimeout              408    headers or body came too slowly
     │   ├── BodyTooLarge                413
     │   ├── HeadersTooLarge             431
@@ -35,6 +36,7 @@
     │   ├── BadReply                    502    broken framing or broken JSON
     │   └── NodeSilent                  504    no progress
     ├── BrokeMidStream                  502    failed after part of the answer had been sent on
+    ├── BatchError                      502    (RuntimeError) some items of a batch have no result
     └── ClientGone                             the client left; nobody reads this
 
 ``status`` is the HTTP status at the door. ``retry_elsewhere`` says whether another node may be tried, ``blames_node`` whether
@@ -43,7 +45,8 @@ the failure counts against the node's health.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 
 class SollolError(Exception):
@@ -80,6 +83,10 @@ class Unsupported(RequestError):
     """Nothing in this cluster can do what was asked."""
 
     status = 501
+
+
+class Untranslatable(RequestError):
+    """What was asked changes the answer and cannot be said in the dialect of the nodes that have the model."""
 
 
 class RequestTimeout(RequestError):
@@ -266,6 +273,27 @@ class BrokeMidStream(SollolError):
         self.node = node
         self.text = text
         super().__init__(f"{node} failed in the middle of the answer: {text}")
+
+
+_TOLD: Final = 3
+
+
+class BatchError(SollolError, RuntimeError):
+    """Some items of a batch have no result. ``errors`` is why, by index; ``results`` are those of the others.
+
+    ``results`` is what the call would have returned, with None (in an array: nan) in the places of the items that failed.
+    """
+
+    status = 502
+
+    def __init__(self, errors: Mapping[int, SollolError], results: Any = (), total: int | None = None) -> None:
+        self.errors = dict(sorted(errors.items()))
+        self.results = results
+        told = [f"item {index}: {error}" for index, error in list(self.errors.items())[:_TOLD]]
+        more = len(self.errors) - len(told)
+        of = "" if total is None else f" of {total}"
+        text = f"{len(self.errors)}{of} items failed: " + "; ".join(told) + (f"; and {more} more" if more else "")
+        super().__init__(text)
 
 
 class ClientGone(SollolError):

@@ -14,9 +14,10 @@ import msgspec
 
 from sollol.assemble import House, build, configured_nodes
 from sollol.config import NodeSettings
+from sollol.core.estimates import Recent
 from sollol.core.events import AttemptEnded, AttemptStarted, Event, NodeAdded, NodeChanged, NodeRemoved, NodeSurveyed, TaskEnded
 from sollol.core.ports import Header, Headers, Outgoing, Sink
-from sollol.core.types import Endpoint, NodeKind
+from sollol.core.types import Endpoint, NodeKind, Task
 from sollol.engine.calls import stream
 from sollol.engine.statistics import Statistics
 from sollol.errors import BrokeMidStream, NoNodes, ShuttingDown, SollolError
@@ -68,6 +69,7 @@ class Inside:
         self._running: set[asyncio.Task[Any]] = set()
         self._gateways: frozenset[str] = frozenset()
         self._notes: dict[Wishes, dict[str, Any]] = {}
+        self.speeds: Recent[tuple[str, str], float] = Recent(256)  # texts per second of (node, model), as batches learned
         self._told = not settings.tell
         self._settled = False
         house.engine.listen(statistics.on_event, TaskEnded, AttemptEnded, NodeRemoved)
@@ -101,7 +103,7 @@ class Inside:
     async def ask(self, path: str, body: bytes, wishes: Wishes, *, model: str = "") -> bytes:
         """The complete answer to a request for inference. Raises a `SollolError`."""
         if not self._settled:
-            await self._somebody_has(model)
+            await self.somebody_has(model)
         return await self._whole(self._inference, self._request(path, body, wishes), model)
 
     def flow(self, path: str, body: bytes, wishes: Wishes, *, model: str = "") -> Flowing:
@@ -109,10 +111,20 @@ class Inside:
 
         async def work(request: Request, sink: Sink) -> None:
             if not self._settled:
-                await self._somebody_has(model)
+                await self.somebody_has(model)
             await self._inference(self._request(path, body, wishes), sink)
 
         return Flowing(self, work, self._request(path, body, wishes), model)
+
+    def task(self, path: str, body: bytes, wishes: Wishes) -> Task:
+        """A request for inference as the pipeline takes it. Raises `RequestError`."""
+        return self._inference.task(self._request(path, body, wishes))
+
+    async def carry(self, task: Task) -> bytes:
+        """The complete answer to such a request. Raises a `SollolError`."""
+        sink = Whole()
+        await self.house.pipeline(task, sink)
+        return _body(sink, task.model)
 
     async def explain(self, query: str) -> bytes:
         """What the routing thinks of an imagined request."""
@@ -200,7 +212,7 @@ class Inside:
             onward = [(b"x-sollol-" + name, str(value).encode()) for name, value in told.items() if value is not None]
         return Asked(self.gateway.guard, wished, wishes.app or "pool", tuple(onward))
 
-    async def _somebody_has(self, model: str) -> None:
+    async def somebody_has(self, model: str) -> None:
         """For the first calls: wait until a node is known to have the model, or until it is known that none has it."""
         await self.searched()
         nodes, monitor, name = self.house.engine.state.nodes, self.house.monitor, canonical(model)
@@ -229,16 +241,12 @@ class Inside:
         sink = Whole()
         try:
             await self.counted(work(request, sink))
-            if sink.status >= 300:
-                raise refusal(sink.status, sink.headers, sink.body, model)
-            if not sink.ended:
-                raise broken(sink.headers, "the answer ended early")
+            return _body(sink, model)
         except SollolError as error:
             shown = self.told(error)
             if shown is error:
                 raise
             raise shown from error
-        return sink.body
 
     async def counted(self, work: Awaitable[T]) -> T:
         """`work`, ended with an error that says so when the pool is closed meanwhile."""
@@ -299,6 +307,15 @@ class Inside:
         if known is not None:
             what = "GPU" if known.gpu else "CPU"
             say(f"Selected node: {known.node.endpoint.authority} ({what}, {known.latency * 1000:.0f}ms latency)")
+
+
+def _body(sink: Whole, model: str) -> bytes:
+    """The answer that was taken in, if it is one."""
+    if sink.status >= 300:
+        raise refusal(sink.status, sink.headers, sink.body, model)
+    if not sink.ended:
+        raise broken(sink.headers, "the answer ended early")
+    return sink.body
 
 
 def _as_it_is(error: SollolError) -> Exception:
