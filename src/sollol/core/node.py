@@ -16,6 +16,8 @@ from .types import Health, Kind, Model, Node, NodeKind, Progress, Resident, Surv
 ALWAYS_RESIDENT = frozenset({NodeKind.LLAMACPP, NodeKind.VLLM, NodeKind.OPENAI, NodeKind.SOLLOL})
 SERIAL_EMBEDDING = frozenset({NodeKind.OLLAMA})
 KEEP_ALIVE = 300.0
+LEAST_LEFT = 0.6
+"""Share of the foreseen answer that is still to come at least, however much is there: long answers are much longer than most."""
 _CONTENTION = {NodeKind.VLLM: 0.03}
 
 
@@ -66,18 +68,22 @@ class Running:
         return self.prefill + self.decode
 
     def remaining(self, now: float) -> float:
-        """Seconds of work left: pace by relayed tokens × what is left of the foreseen answer, at least a quarter of it."""
+        """Seconds of work left: pace by relayed tokens × what is to come of the answer, never beyond the request's limit."""
         tokens = self.progress.tokens
         first = self.progress.first_at
         if tokens < 4 or first is None:
             waiting = self.ready_at - now
             spent = now - max(self.started, self.ready_at)
-            least = 0.25 * self.decode
+            least = LEAST_LEFT * self.decode
             left = max(self.prefill + self.decode - max(0.0, spent), least)
             return left + waiting if waiting > 0.0 else left
         last = self.progress.last_at or now
         pace = (last - first) / (tokens - 1)
-        return max(self.out - tokens, 0.25 * self.out) * pace
+        left = max(self.out - tokens, LEAST_LEFT * self.out)
+        limit = self.task.max_tokens
+        if limit is not None and 0 < limit < tokens + left:
+            left = max(0.0, float(limit - tokens))
+        return left * pace
 
 
 class Runner:
@@ -126,8 +132,8 @@ class NodeState:
     """One node as it is believed to be; the public attributes are also what listings and metrics show.
 
     ``version`` changes with every event that can change a decision about it. ``resident`` is what the last look found loaded,
-    as the node itself told it. ``models``: canonical name -> model, in the order the node lists them; None-ness is told by
-    ``surveyed``.
+    as the node itself told it. ``speaks`` is that of `Survey`. ``models``: canonical name -> model, in the order the node lists
+    them; None-ness is told by ``surveyed``.
     """
 
     __slots__ = (
@@ -156,6 +162,7 @@ class NodeState:
         "sizes",
         "slots",
         "slow",
+        "speaks",
         "surveyed",
         "version",
         "version_text",
@@ -184,6 +191,7 @@ class NodeState:
         self.latency = 0.0
         self.version = 0
         self.version_text = ""
+        self.speaks: frozenset[str] = frozenset()
         self.surveyed = False
         self.loading = False
         self.emulated = node.emulated

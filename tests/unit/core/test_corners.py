@@ -28,10 +28,10 @@ def many(count: int, slots: int = 1) -> Cluster:
     [
         (0, None, None, 1.0, 9.0),  # still in the prompt
         (3, 2.0, 2.5, 4.0, 6.0),  # too few to tell a pace
-        (0, None, None, 60.0, 2.0),  # at least a quarter of the answer
-        (41, 2.0, 6.0, 6.0, 5.9),  # ten tokens a second, 59 left
-        (99, 2.0, 11.8, 12.0, 2.5),  # at least a quarter
-        (41, 2.0, None, 6.0, 5.9),
+        (0, None, None, 60.0, 4.8),  # at least six tenths of the answer
+        (31, 2.0, 5.0, 5.0, 6.9),  # ten tokens a second, 69 to come
+        (99, 2.0, 11.8, 12.0, 6.0),  # at least six tenths
+        (31, 2.0, None, 5.0, 6.9),
     ],
 )
 def test_remaining_work(tokens, first, last, now, left):
@@ -39,6 +39,13 @@ def test_remaining_work(tokens, first, last, now, left):
     run.prefill, run.decode, run.out = 2.0, 8.0, 100.0
     assert run.remaining(now) == pytest.approx(left)
     assert run.run == 10.0
+
+
+@pytest.mark.parametrize(("limit", "left"), [(None, 6.0), (0, 6.0), (-1, 6.0), (500, 6.0), (120, 2.1), (99, 0.0), (90, 0.0)])
+def test_no_more_is_to_come_than_the_request_allows(limit, left):
+    run = Running(a_task(1, max_tokens=limit), Runner("a", "m", None, False, 0.0), Progress(99, 2.0, 11.8), 0.0)
+    run.prefill, run.decode, run.out = 2.0, 10.0, 100.0
+    assert run.remaining(12.0) == pytest.approx(left)
 
 
 def test_remaining_work_of_what_still_loads():
