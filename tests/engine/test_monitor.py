@@ -28,7 +28,7 @@ from sollol.core.types import Cost, Decision, Health, Model, Node, NodeKind, Pro
 from sollol.engine import monitor as module
 from sollol.engine.engine import Engine
 from sollol.engine.monitor import Monitor
-from sollol.errors import BadReply, NodeError, NodeSilent, NodeUnreachable
+from sollol.errors import BadReply, NodeClosed, NodeError, NodeSilent, NodeUnreachable
 
 pytestmark = pytest.mark.looptime
 
@@ -101,6 +101,22 @@ async def test_a_new_node_is_looked_at_at_once() -> None:
         await here.monitor.looked(["a", "nobody"])
         assert here.looks.at["a"] == [0.0]
         assert here.state.nodes["a"].state is Health.UP
+
+
+async def test_a_look_that_is_hung_up_on_is_repeated_at_once() -> None:
+    """The connection may have been the last of a process that has just died, and now nothing listens there."""
+    async with watched() as here:
+        here.add("a")
+        await here.monitor.looked(["a"])
+        answers = iter([NodeClosed("a", "reset"), NodeUnreachable("a", "refused")])
+
+        async def survey(node: Node) -> Survey:
+            raise next(answers)
+
+        here.looks.survey = survey  # type: ignore[method-assign]  # the fake's own answer to this look
+        here.monitor.look("a")
+        await here.monitor.looked(["a"])
+        assert here.state.nodes["a"].state is Health.DOWN
 
 
 @pytest.mark.parametrize(

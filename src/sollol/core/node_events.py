@@ -115,12 +115,12 @@ def probe_failed(state: ClusterState, event: ev.ProbeFailed) -> None:
         return
     node.health.looked(event.at)
     node.health.last_error = event.text
+    # Silence that does not count, or that work which just ends takes back, is looked into all the same: connections of a
+    # process that dies end one after another, and the look met the end of one.
+    node.health.urgent = not event.refused
     moving = any(run.progress.last_at is not None and event.at - run.progress.last_at < 3.0 for run in node.running.values())
     if event.refused or not moving:
         signal(state, node, Signal.REFUSED if event.refused else Signal.SILENT, event.at, event.text)
-    else:
-        # What moved may have been the last of it: connections end one after another, and the look met the end of one.
-        node.health.urgent = True
 
 
 def signal(state: ClusterState, node: NodeState, what: Signal, at: float, reason: str) -> None:

@@ -22,7 +22,7 @@ from sollol.core.events import (
 from sollol.core.ports import Surveyor
 from sollol.core.types import Health, NodeKind, Survey
 from sollol.engine.engine import Engine
-from sollol.errors import BadReply, NodeError, NodeUnreachable
+from sollol.errors import BadReply, NodeClosed, NodeError, NodeUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Monitor:
         node = engine.state.nodes[node_id].node
         seen = self._looking[node_id] = self._seen[node_id]
         try:
-            survey = await self._surveyor.survey(node)
+            survey = await self._survey(node)
         except NodeError as error:
             if node_id in engine.state.nodes:
                 refused = isinstance(error, NodeUnreachable)
@@ -175,6 +175,13 @@ class Monitor:
             engine.publish(NodeSurveyed(engine.clock.now(), node_id, survey))
             seen.set()
             await self._ask_about_new_models(node_id, survey)
+
+    async def _survey(self, node: Node) -> Survey:
+        """One that hangs up is asked again: it may have been the last of what was there, and now nothing is, or another one."""
+        try:
+            return await self._surveyor.survey(node)
+        except NodeClosed:
+            return await self._surveyor.survey(node)
 
     async def _ask_about_new_models(self, node_id: str, survey: Survey) -> None:
         """`/api/tags` leaves capabilities out; each model is asked about once for each digest."""

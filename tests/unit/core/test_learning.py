@@ -543,6 +543,15 @@ def test_a_stream_that_moves_keeps_a_silent_node_up():
     assert cluster.state.known["a"].state is Health.DOWN
 
 
+def test_work_that_just_ends_does_not_put_off_the_look_after_a_silent_one():
+    cluster = warm()
+    task = cluster.arrive()
+    cluster.state.apply(ProbeFailed(10.0, "a", False, "closed"))
+    cluster.end(task)
+    health = cluster.state.known["a"].health
+    assert (health.silent, health.probe_at(10.0)) == (0, 11.0)
+
+
 def test_a_node_that_was_down_has_nothing_loaded():
     cluster = warm()
     cluster.end(cluster.arrive(prompt=Prompt(4000, 0, ((4000, 5),))))
