@@ -21,6 +21,7 @@ from sollol.errors import BadRequest, BadValue, ShuttingDown, SollolError
 from sollol.gateway import cache_page
 from sollol.gateway.admin import statistics
 from sollol.pool import bodies
+from sollol.pool.async_batches import AsyncBatches
 from sollol.pool.async_models import AsyncModels
 from sollol.pool.inside import Inside, decoded
 from sollol.pool.nodes import Nodes, PoolNode, named_node
@@ -34,7 +35,7 @@ from sollol.wire.names import canonical
 log = logging.getLogger("sollol.pool")
 
 
-class AsyncPool(AsyncModels):
+class AsyncPool(AsyncModels, AsyncBatches):
     """Many nodes as one, inside an application, without a gateway.
 
     ``nodes`` are addresses in any form; without them those of the configuration are used and others are looked for.

@@ -199,6 +199,9 @@ class OllamaPool(SyncPool):
         later: Any = Later(self.begin(work), self._blocks)
         return later  # type: ignore[no-any-return]  # is used like the value, or awaited
 
+    def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._value(work)
+
     def _pieces(self, replies: AsyncReplies[R]) -> Replies[R]:
         return Replies(self._engine(), replies)
 

@@ -31,6 +31,7 @@ from sollol.pool.replies import (
 )
 from sollol.pool.settings import NodeForm, PoolSettings, pool_settings
 from sollol.pool.streams import AsyncReplies
+from sollol.pool.sync_batches import SyncBatches
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
@@ -73,7 +74,7 @@ class SyncReplies(Iterator[R], Generic[R]):
         self.close()
 
 
-class SyncPool:
+class SyncPool(SyncBatches):
     """Many nodes as one, inside an application, without a gateway: every call waits for its answer.
 
     Made like `AsyncPool`, with the same calls. One thread with an event loop works for it; it is started by the first call and
@@ -341,6 +342,9 @@ class SyncPool:
         return engine.run(work)
 
     def _wait(self, kind: type[R], work: Coroutine[Any, Any, R]) -> R:
+        return self._run(work)
+
+    def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         return self._run(work)
 
     def _pieces(self, replies: AsyncReplies[R]) -> SyncReplies[R]:
