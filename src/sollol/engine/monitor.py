@@ -20,7 +20,7 @@ from sollol.core.events import (
     ProbeFailed,
 )
 from sollol.core.ports import Surveyor
-from sollol.core.types import Health, NodeKind, Survey
+from sollol.core.types import Health, Node, NodeKind, Survey
 from sollol.engine.engine import Engine
 from sollol.errors import BadReply, NodeClosed, NodeError, NodeUnreachable
 
