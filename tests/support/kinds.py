@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.support.gateway import gateway
+from tests.support.gateway import gateway, post
 from tests.support.machines import Machines
 
 from sollol.core.types import NodeKind
@@ -15,6 +16,7 @@ from sollol.emulator.specs import NodeSpec
 
 MODEL, THINKER, EMBEDDER = LLAMA_1B.name, QWEN_THINKING.name, "nomic-embed-text:latest"
 KINDS = (NodeKind.OLLAMA, NodeKind.OPENAI, NodeKind.VLLM, NodeKind.LMSTUDIO)
+_LOADING = (NodeKind.OLLAMA, NodeKind.LMSTUDIO)
 _QUICK = {"prefill": 100_000, "decode": 5_000, "slots": 4, "load_gbps": 1e6}
 
 
@@ -33,4 +35,16 @@ def every_kind(kinds: tuple[NodeKind, ...] = KINDS) -> Iterator[Kinds]:
     with ExitStack() as stack:
         machines = stack.enter_context(Machines([NodeSpec(kind, **_QUICK, models=models, kind=kind) for kind in kinds]))
         nodes = dict(zip(kinds, machines.urls, strict=True))
+        _load(nodes[kind] for kind in nodes if kind in _LOADING)
         yield Kinds(nodes, {kind: stack.enter_context(gateway(url)) for kind, url in nodes.items()})
+
+
+def _load(urls: Iterable[str]) -> None:
+    """Have every model loaded, which takes a second for each, all at once."""
+    hello = [{"role": "user", "content": "hello"}]
+    bodies = [(name, {"messages": hello, "max_tokens": 1}) for name in (MODEL, THINKER)] + [(EMBEDDER, {"input": "hello"})]
+    with ThreadPoolExecutor(8) as pool:
+        for url in urls:
+            for name, body in bodies:
+                path = "embeddings" if "input" in body else "chat/completions"
+                pool.submit(post, f"{url}/v1/{path}", {"model": name, **body})
