@@ -16,6 +16,7 @@ from tests.support.wait import until
 
 import sollol
 from sollol.config import Auth, Gateway, NodeSettings
+from sollol.drivers.survey import ASKED_FOR
 
 
 async def chat(seen: Seen) -> None:
@@ -238,7 +239,7 @@ async def test_explain_sends_nothing_and_names_every_node() -> None:
         found = (
             await door.ask("GET", "/api/routing/explain?model=M&prompt_tokens=1000&max_tokens=50&mode=fast&priority=8")
         ).json
-        looks = {"/", "/api/version", "/api/tags", "/api/ps", "/api/show"}
+        looks = {"/", "/api/version", "/api/tags", "/api/ps", "/api/show", *ASKED_FOR}
         assert {seen.path for node in (one, two) for seen in node.seen} <= looks
         assert (found["model"], found["mode"], found["chosen"]) == ("m:latest", "fast", one.id)
         assert found["reason"].startswith(one.id)

@@ -11,8 +11,8 @@ from tests.support.canned import LLAMACPP, LMSTUDIO, LOADING, OLLAMA, OTHER, VLL
 from sollol.core.types import Endpoint, Model, Node, NodeKind
 from sollol.drivers.clock import SystemClock
 from sollol.drivers.http import HttpTransport
-from sollol.drivers.survey import HttpSurveyor
-from sollol.errors import BadReply, NodeBusy, NodeClosed, NodeFailed, NodeSilent, NodeUnreachable
+from sollol.drivers.survey import ASKED_FOR, HttpSurveyor
+from sollol.errors import BadReply, NodeBusy, NodeClosed, NodeError, NodeFailed, NodeSilent, NodeUnreachable
 
 
 @asynccontextmanager
@@ -55,9 +55,9 @@ async def test_every_kind_is_found_out_whatever_it_was_believed_to_be(replies, e
 async def test_the_kind_that_was_found_is_asked_for_first_the_next_time():
     async with canned(LLAMACPP) as server, surveying() as surveyor:
         await surveyor.survey(node(server.port))
-        assert server.paths == ["/api/version", "/props", "/v1/models"]
+        assert server.paths == ["/api/version", "/props", "/v1/models", *ASKED_FOR]
         await surveyor.survey(node(server.port))
-        assert server.paths[3:] == ["/props", "/v1/models"]
+        assert server.paths[3 + len(ASKED_FOR) :] == ["/props", "/v1/models"]
         server.replies = dict(OLLAMA)
         assert (await surveyor.survey(node(server.port))).kind is NodeKind.OLLAMA
 
@@ -74,7 +74,49 @@ async def test_an_ollama_in_the_place_of_a_vllm_or_another_is_seen():
 
 async def test_an_ollama_is_asked_three_cheap_things():
     _, server = await look(OLLAMA)
-    assert server.paths == ["/api/version", "/api/tags", "/api/ps"]
+    assert server.paths == ["/api/version", "/api/tags", "/api/ps", *ASKED_FOR]
+
+
+WRONG = (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "model is required"}})
+NEWER = {
+    "ollama": ({**OLLAMA, "/v1/messages": WRONG, "/v1/responses": WRONG}, {"/v1/messages", "/v1/responses"}),
+    "llama.cpp": (
+        {
+            **LLAMACPP,
+            "/v1/messages": (500, {"error": {"code": 500, "message": "'messages' is required", "type": "server_error"}}),
+            "/v1/responses": (400, {"error": {"code": 400, "message": "'input' is required"}}),
+            "/v1/rerank": (501, {"error": {"code": 501, "message": "This server does not support reranking."}}),
+        },
+        {"/v1/messages", "/v1/responses"},
+    ),
+    "vllm": ({**VLLM, "/v1/rerank": (422, {"detail": []}), "/v1/messages": (404, {"detail": "Not Found"})}, {"/v1/rerank"}),
+    "lm studio": (LMSTUDIO, set()),
+    "other": ({**OTHER, "/v1/responses": (500, b"oops")}, set()),
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+async def test_which_newer_paths_a_node_has_is_asked_with_requests_that_cost_nothing(name):
+    replies, speaks = NEWER[name]
+    found, server = await look(replies)
+    assert found.speaks == speaks
+    assert {body for _, path, body in server.asked if path in ASKED_FOR} == {b"{}"}
+
+
+async def test_newer_paths_are_asked_about_again_after_an_update_or_a_restart():
+    async with canned(OLLAMA) as server, surveying() as surveyor:
+        assert not (await surveyor.survey(node(server.port))).speaks
+        server.replies["/v1/messages"] = WRONG
+        assert not (await surveyor.survey(node(server.port))).speaks
+        server.replies["/api/version"] = (200, {"version": "0.34.0"})
+        assert (await surveyor.survey(node(server.port))).speaks == {"/v1/messages"}
+        version = server.replies["/api/version"]
+        del server.replies["/v1/messages"]
+        server.replies["/api/version"] = (500, b"")
+        with pytest.raises(NodeError):
+            await surveyor.survey(node(server.port))
+        server.replies["/api/version"] = version
+        assert not (await surveyor.survey(node(server.port))).speaks
 
 
 async def test_what_is_loaded_and_for_how_long_by_the_nodes_own_clock():

@@ -6,14 +6,15 @@ import asyncio
 import json
 
 import pytest
-from tests.support.core_cluster import a_model, a_node, a_survey, a_task
+from tests.support.core_cluster import a_node, a_survey, a_task
 from tests.support.fakes import FakeSink, FakeTransport, LoopClock, answers, house
 
 from sollol.core.events import Event, HealthChanged, NodeAdded, NodeSurveyed, ProbeFailed, TaskArrived, TaskEnded, TaskRefused
+from sollol.core.node import NodeState
 from sollol.core.ports import Sink
 from sollol.core.scheduler import Scheduler
 from sollol.core.state import ClusterState
-from sollol.core.types import Cost, Decision, Dialect, NodeKind, Task
+from sollol.core.types import Cost, Decision, Model, NodeKind, Task
 from sollol.engine.attempt import Plan
 from sollol.engine.engine import Engine, Subscription
 from sollol.engine.judge import judge, outcome_of
@@ -33,6 +34,7 @@ from sollol.errors import (
     RequestError,
     Unsupported,
 )
+from sollol.wire.requests import dialect_of
 
 pytestmark = pytest.mark.looptime
 
@@ -165,14 +167,16 @@ def test_the_words_for_how_an_attempt_ended() -> None:
 # --- plans
 
 
-def planned(path: str, kind: NodeKind, body: bytes, native: str = "m", **fields: object) -> Plan:
+def planned(
+    path: str, kind: NodeKind, body: bytes, native: str = "m", speaks: frozenset[str] = frozenset(), **fields: object
+) -> Plan:
     task = a_task(1, body=body, **fields)
     task.path = path
-    task.dialect = Dialect.OPENAI if path.startswith("/v1") else Dialect.OLLAMA
-    node = a_node("a", kind=kind)
-    model = a_model("m")
-    model = type(model)("m", native)
-    return plan(task, node, kind, model, Decision(task, "a", (Cost("a"),)))
+    task.dialect = dialect_of(path)
+    known = NodeState(a_node("a", kind=kind), 1)
+    known.speaks = speaks
+    known.put_model(Model(task.model, native))
+    return plan(task, known, Decision(task, "a", (Cost("a"),)))
 
 
 CHAT = b'{"model":"m","priority":3,"messages":[{"role":"user","content":"hi"}]}'
@@ -206,3 +210,54 @@ def test_details_are_added_for_those_who_ask_in_ollamas_dialect() -> None:
     assert len(planned("/api/chat", NodeKind.OLLAMA, CHAT, details=True).filters) == 1
     assert len(planned("/api/chat", NodeKind.LLAMACPP, CHAT, details=True).filters) == 2
     assert planned("/v1/chat/completions", NodeKind.OLLAMA, CHAT, details=True).filters == ()
+
+
+MESSAGE = b'{"model":"m","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"hi"}]}'
+RESPONSE = b'{"model":"m","stream":true,"input":"hi"}'
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/messages", MESSAGE), ("/v1/responses", RESPONSE)])
+def test_a_newer_path_goes_through_untouched_where_the_node_has_it(path: str, body: bytes) -> None:
+    for kind in (NodeKind.OLLAMA, NodeKind.LLAMACPP, NodeKind.VLLM, NodeKind.LMSTUDIO, NodeKind.SOLLOL):
+        made = planned(path, kind, body, speaks=frozenset({path}))
+        assert made.outgoing.body is body
+        assert (made.outgoing.target, made.filters, made.translated) == (path, (), False)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/messages", MESSAGE), ("/v1/responses", RESPONSE)])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (NodeKind.OLLAMA, "/api/chat"),
+        (NodeKind.LLAMACPP, "/v1/chat/completions"),
+        (NodeKind.VLLM, "/v1/chat/completions"),
+        (NodeKind.LMSTUDIO, "/v1/chat/completions"),
+    ],
+)
+def test_elsewhere_it_is_translated(path: str, body: bytes, kind: NodeKind, target: str) -> None:
+    made = planned(path, kind, body, "native", headers=((b"content-type", b"text/plain"), (b"user-agent", b"x")))
+    assert (made.outgoing.target, made.translated, made.content_type) == (target, True, b"text/event-stream")
+    assert json.loads(made.outgoing.body)["model"] == "native"
+    assert made.outgoing.headers == ((b"user-agent", b"x"), (b"content-type", b"application/json"))
+
+
+def test_a_form_is_passed_on_with_the_nodes_name_of_the_model() -> None:
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\xff\x00\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--x--\r\n'
+    )
+    path = "/v1/audio/transcriptions"
+    made = planned(path, NodeKind.VLLM, form, "org/whisper", speaks=frozenset({path}), stream=False)
+    assert made.outgoing.body == form.replace(b"\r\nm\r\n", b"\r\norg/whisper\r\n")
+    assert made.document(b"plain words").complete
+    assert not made.document(b"").complete
+
+
+def test_an_error_of_an_engine_is_told_in_the_shape_of_the_path() -> None:
+    made = planned("/v1/messages", NodeKind.LLAMACPP, MESSAGE, speaks=frozenset({"/v1/messages"}))
+    assert made.refusal is not None
+    status, told = made.refusal(400, b'{"error":{"code":400,"message":"too long","type":"exceed_context_size_error"}}')
+    shape = {"type": "error", "error": {"type": "invalid_request_error", "message": "too long"}}
+    assert (status, json.loads(told)) == (400, shape)
+    own = json.dumps(shape).encode()
+    assert made.refusal(400, own)[1] is own

@@ -8,6 +8,8 @@ from .types import Health, Model, NodeKind, Task
 # What a kind of node does not tell. Older versions of Ollama make vectors with every model, whatever they list; LM Studio lists
 # no model as one that thinks. What such a node says to a request is passed on.
 _UNTOLD = {NodeKind.OLLAMA: frozenset({"embedding"}), NodeKind.LMSTUDIO: frozenset({"thinking"})}
+# What needs a path that is passed on as it is, to a node that has it.
+OF_PATHS = {"rerank": "/v1/rerank", "transcription": "/v1/audio/transcriptions"}
 USABLE = frozenset({Health.UP, Health.HALF_OPEN, Health.UNKNOWN})
 GroupKey = tuple[str, int | None, frozenset[str], bool]
 """Model, num_ctx, needed capabilities, whether it embeds."""
@@ -43,6 +45,11 @@ def cannot(node: NodeState, key: GroupKey) -> str:
 
 def _unable(node: NodeState, known: Model, key: GroupKey) -> str:
     _, num_ctx, needs, _ = key
+    if needs & OF_PATHS.keys():
+        missing = {need for need, path in OF_PATHS.items() if need in needs and path not in node.speaks}
+        if missing:
+            return "lacks " + ", ".join(sorted(missing))
+        needs = needs - OF_PATHS.keys()
     told = known.capabilities and (node.kind is not NodeKind.OLLAMA or known.name in node.shown)
     if needs and node.kind in _UNTOLD:
         needs = needs - _UNTOLD[node.kind]

@@ -15,10 +15,13 @@ from sollol.core.types import Endpoint, Model, Node, NodeKind, Resident, Survey
 from sollol.drivers.collect import Reply, ask
 from sollol.errors import BadReply, NodeBusy, NodeError, NodeFailed
 from sollol.wire import survey as wire
+from sollol.wire.newer_requests import COUNT_TOKENS, MESSAGES, RERANK, RESPONSES, TRANSCRIPTIONS
 
 PROBE_SECONDS = 3.0
 _REMEMBERED = 10_000
 _JSON = ((b"Content-Type", b"application/json"),)
+# Paths that some versions of some engines have; all others belong to the kind of node.
+ASKED_FOR = (MESSAGES, COUNT_TOKENS, RESPONSES, RERANK, TRANSCRIPTIONS)
 
 Parsed = TypeVar("Parsed")
 Look = Callable[[Node, "_Heard"], Awaitable[Survey | None]]
@@ -61,6 +64,8 @@ class HttpSurveyor:
         self._clock = clock
         self.probe_seconds = probe_seconds
         self._kinds: dict[Endpoint, NodeKind] = {}
+        # What each speaks, as it was when it had that version; asked anew when it comes back after it was gone.
+        self._spoken: dict[Endpoint, tuple[str, frozenset[str]]] = {}
 
     async def survey(self, node: Node) -> Survey:
         """Look at a node. The kind that it is believed to be is asked for first, then the others, cheapest first.
@@ -68,6 +73,14 @@ class HttpSurveyor:
         Raises `NodeError`: the transport's when it cannot be reached, `NodeSilent` when it takes longer than the limit,
         `NodeBusy` or `NodeFailed` when all it says is 5xx, `BadReply` when what it says cannot be read or is no node's.
         """
+        try:
+            found = await self._recognised(node)
+        except NodeError:
+            self._spoken.pop(node.endpoint, None)
+            raise
+        return found if found.loading else msgspec.structs.replace(found, speaks=await self._paths(node, found))
+
+    async def _recognised(self, node: Node) -> Survey:
         looks: tuple[Look, ...] = (self._ollama, self._llamacpp, self._lmstudio, self._openai)
         # Most kinds answer /v1/models, so a plain OpenAI server is only what is left after the others.
         first: Look = {
@@ -93,6 +106,25 @@ class HttpSurveyor:
         if reply.status != 200:
             raise BadReply(node.id, f"/api/show gave {reply.status} {wire.error_text(reply.body)}".rstrip())
         return _read(node, lambda: wire.parse_show(reply.body, model))
+
+    async def _paths(self, node: Node, found: Survey) -> frozenset[str]:
+        """Which of `ASKED_FOR` the node serves. Asked once for each of its versions; that costs it nothing."""
+        version = f"{found.kind} {found.version}"
+        known = self._spoken.get(node.endpoint)
+        if known is not None and known[0] == version:
+            return known[1]
+        spoken: set[str] = set()
+        for path in ASKED_FOR:
+            try:
+                reply = await ask(self._transport, node, Outgoing("POST", path, _JSON, b"{}"), self.probe_seconds)
+            except NodeError:
+                return frozenset(spoken)  # the next look asks again
+            if wire.speaks(reply.status, reply.body):
+                spoken.add(path)
+        if len(self._spoken) >= _REMEMBERED:
+            self._spoken.clear()
+        self._spoken[node.endpoint] = (version, frozenset(spoken))
+        return frozenset(spoken)
 
     def _remember(self, node: Node, kind: NodeKind) -> None:
         if len(self._kinds) >= _REMEMBERED:

@@ -17,6 +17,7 @@ from sollol.engine.engine import Engine
 from sollol.errors import BadReply, BrokeMidStream, NodeError
 from sollol.wire import errors as wire_errors
 from sollol.wire.replies import Document, Ending, Watch
+from sollol.wire.translate import Translation
 
 # A document up to this size is kept back until it is complete, so that a node that dies in the middle of it costs nothing.
 DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -40,7 +41,8 @@ class Plan(Struct, frozen=True):
     """How one attempt speaks to its node. ``watch`` is None when the client gets one document, ``gathered``: that one is
     put together from a stream of the node.
 
-    ``refusal`` turns the status and body of an error reply into the client's dialect.
+    ``refusal`` turns the status and body of an error reply into the client's dialect. ``made`` is the translation, one of the
+    filters, where the client speaks another dialect than the node.
     """
 
     outgoing: Outgoing
@@ -50,11 +52,17 @@ class Plan(Struct, frozen=True):
     content_type: bytes = b""
     refusal: Callable[[int, bytes], tuple[int, bytes]] | None = None
     gathered: bool = False
+    made: Translation | None = None
 
     @property
     def translated(self) -> bool:
         """Whether the client speaks another dialect than the node: what the node says goes on only through the filters."""
-        return self.refusal is not None
+        return self.made is not None
+
+    @property
+    def unsayable(self) -> str | None:
+        """What the node said that cannot be told to the client, which has been told so; its stream is over."""
+        return None if self.made is None else self.made.problem
 
 
 class Refusal(Struct, frozen=True):
@@ -246,8 +254,7 @@ class Attempt:
         elif not ending.complete:
             self._break_off(BrokeMidStream(self._node, ending.error or "the answer ended early"), ending)
         else:
-            self._show_tail()
-            self._finish(Result(status=self._status, sent=True, ending=ending))
+            self._show_tail(ending)
 
     def _end_unshown_stream(self, ending: Ending, problem: str | None) -> None:
         body = b"".join(self._pieces)
@@ -261,8 +268,7 @@ class Attempt:
         else:
             self._show_head(None)
             self._show(body)
-            self._show_tail()
-            self._finish(Result(status=self._status, sent=True, ending=ending))
+            self._show_tail(ending)
 
     def _fail(self, error: NodeError) -> None:
         if self._sink.started:
@@ -272,10 +278,14 @@ class Attempt:
 
     def _break_off(self, error: BrokeMidStream, ending: Ending | None) -> None:
         """The answer cannot be completed: say so in the words of the client's dialect, or break the connection."""
-        words = wire_errors.stream_ending(self._task.dialect, str(error)) if self._watch is not None else None
-        if words is None:
+        plan = self.plan
+        if self._watch is None:
             self._sink.abort()
+        elif plan.unsayable is not None:
+            self._sink.end()  # it was told already
         else:
+            made = plan.made
+            words = wire_errors.stream_ending(self._task.dialect, str(error)) if made is None else made.failure(str(error))
             self.end_line()
             self._sink.data(words)
             self._sink.end()
@@ -308,7 +318,8 @@ class Attempt:
         self._shown_last = data
         self._sink.data(data)
 
-    def _show_tail(self) -> None:
+    def _show_tail(self, ending: Ending) -> None:
+        """The end of a stream that is complete."""
         now = self._clock.now()
         tail = b""
         for change in self.plan.filters:
@@ -316,6 +327,9 @@ class Attempt:
         if tail:
             self._sink.data(tail)
         self._sink.end()
+        why = self.plan.unsayable
+        error = None if why is None else BrokeMidStream(self._node, why)
+        self._finish(Result(error, status=self._status, sent=True, ending=ending))
 
 
 def _too_late(data: bytes) -> None:

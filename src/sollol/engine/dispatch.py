@@ -228,7 +228,8 @@ class Dispatch:
             return Result(error=error, status=result.status, sent=result.sent, broken=result.broken)
         if planned.refusal is not None:
             status, body = planned.refusal(refusal.status, refusal.body)
-            refusal = Refusal(status, (_JSON,), body)
+            if body is not refusal.body:
+                refusal = Refusal(status, (_JSON,), body)
         self._show_refusal(decision, refusal, sink)
         return Result(refusal=refusal, status=refusal.status)
 
@@ -288,7 +289,8 @@ class Dispatch:
                 self._engine.publish(FailureWithdrawn(now, error.node, way.task))
         if way.sink.started:
             return self._break_off(decision, way, BrokeMidStream(last.node, last.text))
-        self._show_refusal(decision, Refusal(last.node_status, (_JSON,), last.body), way.sink)
+        status, body = wire_errors.in_dialect(way.task.dialect, last.node_status, last.body)
+        self._show_refusal(decision, Refusal(status, (_JSON,), body), way.sink)
         return Outcome(last.node_status, "client-error", tuple(way.nodes), decision.queued, decision=decision, text=last.text)
 
     def _break_off(self, decision: Decision, way: _Way, error: SollolError) -> Outcome:

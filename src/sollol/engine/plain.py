@@ -42,7 +42,7 @@ class PlainAttempt(Attempt):
         plan = parts[2]
         self._said = said
         # A translation lets only whole lines through, and no errors.
-        self._cuts = plan.refusal is None
+        self._cuts = not plan.translated
         self._gap = said.gap if self._cuts else b""
         self._rest = b""
         self._begun = self._gathers = False
@@ -110,8 +110,7 @@ class PlainAttempt(Attempt):
         else:
             if rest:
                 self._show(rest)
-            self._show_tail()
-            self._finish(Result(status=self._status, sent=True, ending=ending))
+            self._show_tail(ending)
 
     # --- a stream for a document
 

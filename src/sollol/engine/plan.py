@@ -3,52 +3,69 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
+from sollol.core.node import NodeState
 from sollol.core.ports import Header, Outgoing
-from sollol.core.types import Decision, Dialect, Model, Node, NodeKind, Task
+from sollol.core.types import Decision, Dialect, Model, NodeKind, Task
 from sollol.engine.attempt import Filter, Plan
 from sollol.wire.bodies import streamed, strip_priority, with_model
+from sollol.wire.errors import in_dialect
+from sollol.wire.forms import with_text
+from sollol.wire.newer_requests import TRANSCRIPTIONS
 from sollol.wire.replies import document, watcher
 from sollol.wire.routing import Annotate
 from sollol.wire.translate import Translation, translation
 
-_JSON: Header = (b"content-type", b"application/json")
-_DOCUMENT = b"application/json; charset=utf-8"
+_JSON: Final[Header] = (b"content-type", b"application/json")
+_DOCUMENT: Final = b"application/json; charset=utf-8"
+_OLLAMA_SPEAKERS: Final = frozenset({NodeKind.OLLAMA, NodeKind.SOLLOL})
+# What every node has that speaks OpenAI's dialect, Ollama included; of other paths a look at the node tells.
+_COMMON: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 
-def plan(task: Task, node: Node, kind: NodeKind, model: Model | None, decision: Decision) -> Plan:
-    """The request to send and how to read the reply; ``kind`` is what the node turned out to be.
+def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
+    """The request to send and how to read the reply.
 
     Raises `RequestError` when the request cannot be said in the node's dialect.
     """
-    extra: tuple[Filter, ...] = (Annotate(decision, node, kind),) if task.details and task.dialect is Dialect.OLLAMA else ()
-    if task.dialect is Dialect.OLLAMA and kind is not NodeKind.OLLAMA and kind is not NodeKind.SOLLOL:
+    kind, model = known.kind, known.models.get(task.model)
+    ollama = task.dialect is Dialect.OLLAMA
+    extra: tuple[Filter, ...] = (Annotate(decision, known.node, kind),) if task.details and ollama else ()
+    if kind not in _OLLAMA_SPEAKERS if ollama else task.path not in _COMMON and task.path not in known.speaks:
         return _translated(task, kind, model, extra)
     if kind is NodeKind.OLLAMA:
-        if task.plain and not task.stream and task.dialect is Dialect.OLLAMA:
+        if ollama and task.plain and not task.stream:
             read = partial(document, Dialect.OLLAMA, task.path)
-            return Plan(
-                Outgoing("POST", task.path, task.headers, streamed(task.body)), None, read, extra, _DOCUMENT, gathered=True
-            )
-        body = task.body
+            body = streamed(asked_of(model, task.body))
+            return Plan(Outgoing("POST", task.path, task.headers, body), None, read, extra, _DOCUMENT, gathered=True)
+        body = asked_of(model, task.body)
     else:
         body = _for_engine(task, model)
     watch = watcher(task.dialect, task.path) if task.stream else None
-    return Plan(Outgoing("POST", task.path, task.headers, body), watch, partial(document, task.dialect, task.path), extra)
+    # Engines that speak Anthropic's dialect tell their errors in OpenAI's all the same.
+    refusal = partial(in_dialect, Dialect.ANTHROPIC) if task.dialect is Dialect.ANTHROPIC else None
+    outgoing = Outgoing("POST", task.path, task.headers, body)
+    return Plan(outgoing, watch, partial(document, task.dialect, task.path), extra, refusal=refusal)
 
 
 def _translated(task: Task, kind: NodeKind, model: Model | None, extra: tuple[Filter, ...]) -> Plan:
     made: Translation = translation(task, model.native if model is not None else task.model, kind)
-    watch = watcher(Dialect.OPENAI, made.path) if task.stream else None
-    content_type = b"application/x-ndjson" if task.stream else b"application/json; charset=utf-8"
-    outgoing = Outgoing("POST", made.path, (*task.headers, _JSON), made.body)
-    read = partial(document, Dialect.OPENAI, made.path)
-    return Plan(outgoing, watch, read, (made, *extra), content_type, made.error)
+    watch = watcher(made.dialect, made.path) if task.stream else None
+    headers = (*(header for header in task.headers if header[0] != b"content-type"), _JSON)
+    outgoing = Outgoing("POST", made.path, headers, made.body)
+    read = partial(document, made.dialect, made.path)
+    return Plan(outgoing, watch, read, (made, *extra), made.content_type, made.error, made=made)
+
+
+def asked_of(model: Model | None, body: bytes) -> bytes:
+    """A request as a node gets it that calls the model by another name than it has here."""
+    return with_model(body, model.native) if model is not None and model.renamed else body
 
 
 def _for_engine(task: Task, model: Model | None) -> bytes:
     """Our "priority" means something else to vLLM, and a node may know the model by another name than the client."""
-    body = strip_priority(task.body)
+    body = task.body if task.path == TRANSCRIPTIONS else strip_priority(task.body)
     if model is not None and model.native != model.name:
-        body = with_model(body, model.native)
+        body = with_text(body, "model", model.native) if task.path == TRANSCRIPTIONS else with_model(body, model.native)
     return body

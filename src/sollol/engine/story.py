@@ -15,7 +15,7 @@ from sollol.core.stall import Watched
 from sollol.core.types import Counters, Decision, Dialect, Model, NodeKind, Task
 from sollol.engine.attempt import Filter, Plan
 from sollol.engine.judge import judge
-from sollol.engine.plan import plan
+from sollol.engine.plan import asked_of, plan
 from sollol.errors import BadReply, CannotCarry, NodeError, RequestError
 from sollol.wire import continuation as wire
 from sollol.wire.errors import message
@@ -187,8 +187,8 @@ def rendering(task: Task, known: NodeState, story: Story, decision: Decision) ->
     if wire.raw_prompt(task) is not None:
         return None
     if known.kind is NodeKind.OLLAMA:
-        return Outgoing("POST", task.path, task.headers, wire.rendering(task.body))
-    body = plan(task, known.node, known.kind, known.models.get(task.model), decision).outgoing.body
+        return Outgoing("POST", task.path, task.headers, wire.rendering(_asked(task, known)))
+    body = plan(task, known, decision).outgoing.body
     return Outgoing("POST", _APPLY, (*task.headers, _JSON), wire.template_body(body))
 
 
@@ -210,20 +210,24 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
         extra = (Annotate(decision, known.node, known.kind, resumed=story.nodes),)
     content = b"" if task.stream else b"application/json; charset=utf-8"
     if known.kind is NodeKind.OLLAMA:
-        outgoing = Outgoing("POST", _GENERATE, task.headers, wire.going_on(task.body, prompt, left))
+        outgoing = Outgoing("POST", _GENERATE, task.headers, wire.going_on(_asked(task, known), prompt, left))
         shape: tuple[Filter, ...] = () if task.path == _GENERATE else (wire.AsChat(),)
         filters = (*shape, wire.Sum(story.before, translated=False), *extra)
         watch = watcher(Dialect.OLLAMA, _GENERATE) if task.stream else None
         return Plan(outgoing, watch, _native, filters, content, gathered=not task.stream)
-    usual = plan(task, known.node, known.kind, known.models.get(task.model), decision)
+    usual = plan(task, known, decision)
     body = wire.completing(usual.outgoing.body, prompt, left)
     outgoing = Outgoing("POST", wire.COMPLETIONS, usual.outgoing.headers, body)
     watch = watcher(Dialect.OPENAI, wire.COMPLETIONS)
     if task.dialect is Dialect.OLLAMA:
         filters = (usual.filters[0], wire.Sum(story.before, translated=True), *extra)
-        return Plan(outgoing, watch, usual.document, filters, usual.content_type, usual.refusal)
+        return Plan(outgoing, watch, usual.document, filters, usual.content_type, usual.refusal, made=usual.made)
     assert isinstance(story.said, SaidEvents)
     return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before),))
+
+
+def _asked(task: Task, known: NodeState) -> bytes:
+    return asked_of(known.models.get(task.model), task.body)
 
 
 def _native(body: bytes) -> Ending:

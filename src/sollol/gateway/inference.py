@@ -22,6 +22,7 @@ from sollol.gateway.targets import nobody
 from sollol.wire import errors as wire_errors
 from sollol.wire.control import Control, control, oldest
 from sollol.wire.names import canonical
+from sollol.wire.newer_requests import MESSAGES, RERANK, RESPONSES, TRANSCRIPTIONS
 from sollol.wire.requests import Peek, read
 
 PATHS: Final = (
@@ -32,6 +33,10 @@ PATHS: Final = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    MESSAGES,
+    RESPONSES,
+    RERANK,
+    TRANSCRIPTIONS,
 )
 NORMAL: Final = 5
 
@@ -144,7 +149,7 @@ class Inference:
 
 def _client(request: Request, app: str) -> str:
     """Who counts as one in fairness: the key (a digest of it: it shows in listings), else the application, else the address."""
-    key = request.header(b"authorization")
+    key = request.header(b"authorization") or request.header(b"x-api-key")
     if key:
         return "key " + sha256(key).hexdigest()[:12]
     return app or request.client

@@ -71,6 +71,20 @@ def told(
     return status, tuple(headers), msgspec.json.encode(_shape(dialect, status, text, request_id))
 
 
+def in_dialect(dialect: Dialect, status: int, body: bytes) -> tuple[int, bytes]:
+    """Status and body of a node's error reply; the very body, if it has the shape of `dialect` already."""
+    try:
+        said = msgspec.json.decode(body, type=_Said)
+    except UNREADABLE:
+        said = _Said()
+    first = bytes(memoryview(said.error)[:1])
+    if dialect is Dialect.ANTHROPIC:
+        told_so = first == b"{" and bytes(said.type) == b'"error"'
+    else:
+        told_so = first == (b'"' if dialect is Dialect.OLLAMA else b"{")
+    return status, body if told_so else told(dialect, status, message(body))[2]
+
+
 def stream_ending(dialect: Dialect, text: str, status: int = 502) -> bytes:
     """The last bytes of a stream that cannot be completed; no `[DONE]` or `message_stop` follows.
 
@@ -101,6 +115,7 @@ _EMPTY: Final = (b"", b"null", b'""')
 
 
 class _Said(Struct):
+    type: Raw = _NOTHING
     error: Raw = _NOTHING
     message: Raw = _NOTHING
     detail: Raw = _NOTHING

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Kind
-from sollol.errors import BadRequest, RequestError, Unsupported
+from sollol.errors import BadRequest, RequestError, Untranslatable
 
 from .prompts import NOTHING, starts
 from .unreadable import UNREADABLE
@@ -178,10 +178,10 @@ def mime_of(data: str) -> str:
 
 
 def picture(url: str) -> Image:
-    """The picture in a data URL. Raises `Unsupported` for an address: nothing is fetched for a client."""
+    """The picture in a data URL. Raises `Untranslatable` for an address: nothing is fetched for a client."""
     head, comma, data = url.partition(",")
     if not head.startswith("data:"):
-        raise Unsupported("pictures are not fetched from an address: send the picture itself, as a data URL")
+        raise Untranslatable("pictures are not fetched from an address: send the picture itself, as a data URL")
     if not comma or not head.endswith(";base64"):
         raise BadRequest("a picture must be a data URL with base64: data:image/png;base64,...")
     return Image(data, head[5:-7] or mime_of(data))

@@ -20,6 +20,7 @@ from .unreadable import UNREADABLE
 NOTHING: Final = Raw(b"")
 _BRACKET: Final = ord("[")
 _PICTURES: Final = frozenset({"image_url", "image", "input_image"})
+_BLOCKS: Final = frozenset({"tool_result", "tool_use", "thinking"})
 
 
 class Message(Struct):
@@ -35,6 +36,9 @@ class _Part(Struct):
     type: str = ""
     text: Raw = NOTHING
     image_url: Raw = NOTHING
+    content: Raw = NOTHING  # what a tool answered
+    input: Raw = NOTHING  # what a tool was called with
+    thinking: Raw = NOTHING
 
 
 _parts = msgspec.json.Decoder(list[_Part]).decode
@@ -73,15 +77,23 @@ def _with_pictures(message: Message) -> tuple[int, int]:
 
 
 def _content(content: Raw) -> tuple[int, int]:
-    """(text length, pictures) of a content that is a string or a list of OpenAI's parts."""
+    """(text length, pictures) of a content that is a string, or a list of OpenAI's parts or of Anthropic's blocks."""
     if starts(content) != b"[":
         return max(0, len(content) - 2), 0
     try:
         parts = _parts(content)
     except UNREADABLE:
         return len(content), 0
-    pictures = sum(1 for part in parts if part.type in _PICTURES or part.image_url is not NOTHING)
-    return sum(max(0, len(part.text) - 2) for part in parts), pictures
+    chars = pictures = 0
+    for part in parts:
+        chars += max(0, len(part.text) - 2)
+        if part.type in _PICTURES or part.image_url is not NOTHING:
+            pictures += 1
+        elif part.type in _BLOCKS:
+            more, seen = _content(part.content)
+            chars += more + len(part.input) + max(0, len(part.thinking) - 2)
+            pictures += seen
+    return chars, pictures
 
 
 def of_texts(texts: tuple[Raw, ...], images: int = 0) -> Prompt:

@@ -11,6 +11,7 @@ from sollol.core.types import Dialect
 
 from .endings import Ending, Frame, OllamaLine, error_text, frame, of_ollama, of_openai, ollama_line
 from .ndjson_watch import NdjsonWatch
+from .newer_requests import TRANSCRIPTIONS
 from .sse_watch import SseWatch
 from .unreadable import UNREADABLE
 
@@ -38,6 +39,8 @@ def watcher(dialect: Dialect, path: str) -> Watch:
 
 def document(dialect: Dialect, path: str, body: bytes) -> Ending:
     """Whether `body` is a complete JSON document of the kind that `path` gives, and its counters. Vectors are not built."""
+    if path == TRANSCRIPTIONS:
+        return Ending(bool(body))  # plain text, if the client asked for that
     try:
         if dialect is Dialect.OLLAMA:
             return _ollama(path, ollama_line(body))

@@ -19,7 +19,6 @@ from . import control as controls
 from .bodies import changed, strip_priority, with_model
 from .control import Control
 from .fields import (
-    any_value,
     check_utf8,
     decode,
     inputs,
@@ -32,44 +31,12 @@ from .fields import (
     single,
     type_of,
 )
+from .newer_requests import READERS, TRANSCRIPTIONS
+from .peek import NO_NEEDS, Peek, dialect_of, model_of, priority_of
 from .prompts import NOTHING, Message, count, of_messages, of_texts, starts
 
 __all__ = ["Peek", "changed", "dialect_of", "read", "strip_priority", "with_model"]
-_NO_NEEDS: Final[frozenset[str]] = frozenset()
 _EMBEDDING: Final = frozenset({"embedding"})
-
-
-class Peek(Struct, frozen=True):
-    """What one scan of a body found.
-
-    ``model`` is as the client wrote it. ``priority`` is the header's, else the body's, else None. ``keep_alive`` is in seconds,
-    inf for "for ever", None if absent. ``needs`` is of "tools", "vision", "thinking", "insert", "embedding". ``plain``: text
-    without tools, schema, thinking, images or anything else that forbids resuming or re-assembling. ``load_only``: an empty
-    prompt, which only loads; ``unload``: the same with keep_alive 0. ``inputs`` counts the texts to embed. ``usage`` is true if
-    an OpenAI stream should end with its usage. ``repeatable``: asked again the answer would be the same, because vectors are
-    wanted or the choice of words is fixed (temperature 0 or a seed), and the request has no other effect. ``body`` is what to
-    send on: the client's own bytes, except that escaped halves of surrogate pairs are repaired.
-    """
-
-    kind: Kind
-    dialect: Dialect
-    path: str
-    model: str
-    body: bytes
-    stream: bool = True
-    priority: int | None = None
-    control: Control = Control()
-    num_ctx: int | None = None
-    max_tokens: int | None = None
-    keep_alive: float | None = None
-    needs: frozenset[str] = _NO_NEEDS
-    prompt: Prompt = Prompt()
-    inputs: int = 1
-    plain: bool = False
-    load_only: bool = False
-    unload: bool = False
-    usage: bool = False
-    repeatable: bool = False
 
 
 class _Options(Struct):
@@ -161,23 +128,15 @@ def read(path: str, body: bytes, headers: Headers = (), asked: Control | None = 
     """
     if asked is None:
         asked = controls.control(headers)
-    if not body.isascii():
+    if not body.isascii() and path != TRANSCRIPTIONS:
         check_utf8(body)
     reader = _READERS.get(path, _read_other)
     return reader(path, body, asked)
 
 
-def dialect_of(path: str) -> Dialect:
-    """The dialect in which a path is asked and its errors are told."""
-    if not path.startswith("/v1/"):
-        return Dialect.OLLAMA
-    openai = Dialect.RESPONSES if path.startswith("/v1/responses") else Dialect.OPENAI
-    return Dialect.ANTHROPIC if path.startswith("/v1/messages") else openai
-
-
 def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
     seen, body = decode(_generate, body, "GenerateRequest")
-    model = _model(seen.model, known=NoNodeForModel)
+    model = model_of(seen.model, known=NoNodeForModel)
     must_be_text(seen.prompt, "GenerateRequest.prompt")
     must_be_text(seen.system, "GenerateRequest.system")
     images = count(seen.images)
@@ -191,7 +150,7 @@ def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
         model,
         body,
         stream=seen.stream is not False,
-        priority=_priority(asked, seen.priority),
+        priority=priority_of(asked, seen.priority),
         control=asked,
         num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
         max_tokens=option((seen.options or _NO_OPTIONS).num_predict),
@@ -207,7 +166,7 @@ def _read_generate(path: str, body: bytes, asked: Control) -> Peek:
 
 def _read_chat(path: str, body: bytes, asked: Control) -> Peek:
     seen, body = decode(_chat, body, "ChatRequest")
-    model = _model(seen.model)
+    model = model_of(seen.model)
     messages = seen.messages or []
     prompt = of_messages(messages, seen.tools)
     needs = _ollama_needs(seen, prompt.images, seen.tools, NOTHING)
@@ -219,7 +178,7 @@ def _read_chat(path: str, body: bytes, asked: Control) -> Peek:
         model,
         body,
         stream=seen.stream is not False,
-        priority=_priority(asked, seen.priority),
+        priority=priority_of(asked, seen.priority),
         control=asked,
         num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
         max_tokens=option((seen.options or _NO_OPTIONS).num_predict),
@@ -236,7 +195,7 @@ def _read_chat(path: str, body: bytes, asked: Control) -> Peek:
 def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
     legacy = path == "/api/embeddings"
     seen, body = decode(_embed, body, "EmbeddingRequest" if legacy else "EmbedRequest")
-    model = _model(seen.model, known=NoNodeForModel)
+    model = model_of(seen.model, known=NoNodeForModel)
     must_be_text(seen.prompt, "EmbeddingRequest.prompt")
     number, prompt = (1, of_texts((seen.prompt,))) if legacy else inputs(seen.input, tokens=False)
     lasting = keep_alive(seen.keep_alive)
@@ -247,7 +206,7 @@ def _read_embed(path: str, body: bytes, asked: Control) -> Peek:
         model,
         body,
         stream=False,
-        priority=_priority(asked, seen.priority),
+        priority=priority_of(asked, seen.priority),
         control=asked,
         num_ctx=option((seen.options or _NO_OPTIONS).num_ctx),
         keep_alive=lasting,
@@ -264,7 +223,7 @@ def _read_openai_chat(path: str, body: bytes, asked: Control) -> Peek:
         raise BadRequest("[] is too short - 'messages'")
     tools = seen.functions if seen.tools is NOTHING else seen.tools
     prompt = of_messages(seen.messages, tools)
-    needs = _NO_NEEDS
+    needs = NO_NEEDS
     if tools is not NOTHING and present(tools):
         needs |= {"tools"}
     if prompt.images:
@@ -276,7 +235,7 @@ def _read_openai_chat(path: str, body: bytes, asked: Control) -> Peek:
 
 def _read_openai_text(path: str, body: bytes, asked: Control) -> Peek:
     seen, body = decode(_openai_text, body, "CompletionRequest")
-    insert = frozenset({"insert"}) if present(seen.suffix) else _NO_NEEDS
+    insert = frozenset({"insert"}) if present(seen.suffix) else NO_NEEDS
     one = starts(seen.prompt) == b'"'
     plain = one and not insert and none_present(seen.logprobs, seen.echo) and single(seen.n)
     prompt = of_texts((seen.prompt,))
@@ -299,10 +258,10 @@ def _openai_peek(
         kind,
         Dialect.OPENAI,
         path,
-        _model(seen.model),
+        model_of(seen.model),
         body,
         stream=seen.stream is True,
-        priority=asked.priority if seen.priority is NOTHING else _priority(asked, seen.priority),
+        priority=asked.priority if seen.priority is NOTHING else priority_of(asked, seen.priority),
         control=asked,
         max_tokens=None if limit is NOTHING else option(limit),
         needs=needs,
@@ -317,7 +276,7 @@ def _read_openai_embed(path: str, body: bytes, asked: Control) -> Peek:
     seen, body = decode(_openai_embed, body, "EmbedRequest")
     if not present(seen.input):
         raise BadRequest("invalid input")
-    model = _model(seen.model)
+    model = model_of(seen.model)
     number, prompt = inputs(seen.input, tokens=True)
     return Peek(
         Kind.EMBED,
@@ -326,7 +285,7 @@ def _read_openai_embed(path: str, body: bytes, asked: Control) -> Peek:
         model,
         body,
         stream=False,
-        priority=_priority(asked, seen.priority),
+        priority=priority_of(asked, seen.priority),
         control=asked,
         needs=_EMBEDDING,
         prompt=prompt,
@@ -345,7 +304,7 @@ def _read_other(path: str, body: bytes, asked: Control) -> Peek:
         seen.model or seen.name or "",
         body,
         stream=seen.stream is True if path.startswith("/v1/") else seen.stream is not False,
-        priority=_priority(asked, seen.priority),
+        priority=priority_of(asked, seen.priority),
         control=asked,
     )
 
@@ -358,6 +317,7 @@ _READERS: Final[dict[str, Callable[[str, bytes, Control], Peek]]] = {
     "/v1/chat/completions": _read_openai_chat,
     "/v1/completions": _read_openai_text,
     "/v1/embeddings": _read_openai_embed,
+    **READERS,
 }
 
 
@@ -365,23 +325,9 @@ def _settled(options: _Options | None) -> bool:
     return options is not None and settled(options.temperature, options.seed)
 
 
-def _model(name: str | None, known: type[NoNodeForModel] | None = None) -> str:
-    """The model's name; without one, Ollama says 404 on generate and embed, 400 elsewhere."""
-    if name:
-        return name
-    raise known("") if known else BadRequest("model is required")
-
-
-def _priority(asked: Control, body: Raw) -> int | None:
-    if asked.priority is not None or body is NOTHING:
-        return asked.priority
-    value = any_value(body)
-    return None if value is None else controls.priority(value)
-
-
 def _ollama_needs(seen: _Ollama, images: int, tools: Raw, suffix: Raw) -> frozenset[str]:
     if not images and tools is NOTHING and suffix is NOTHING and seen.think is NOTHING:
-        return _NO_NEEDS
+        return NO_NEEDS
     asked = (
         ("vision", images > 0),
         ("tools", present(tools)),

@@ -15,6 +15,7 @@ EVENTS: Final = 8
 KEEP: Final = 1 << 14
 OPEN: Final = 1 << 20
 _DONE: Final = b"[DONE]"
+_LAST: Final = frozenset({"message_stop", "response.completed", "response.incomplete", "transcript.text.done"})
 _GAPS: Final = (b"\n\n", b"\r\n\r\n")
 
 
@@ -133,7 +134,7 @@ class _End:
         if isinstance(seen.delta, msgspec.Struct) and seen.delta.stop_reason:
             self.finished, self.reason = True, seen.delta.stop_reason
         self._count(seen)
-        if seen.type in ("message_stop", "response.completed", "response.incomplete"):
+        if seen.type in _LAST:
             self.done = seen.type
 
     def _count(self, seen: Frame) -> None:
@@ -150,6 +151,8 @@ class _End:
             return self.done == "message_stop"
         if path.startswith("/v1/responses"):
             return self.done.startswith("response.")
+        if path.startswith("/v1/audio/"):
+            return bool(self.done)
         return self.done == "[DONE]" and self.finished
 
 

@@ -273,6 +273,14 @@ def is_loading(status: int, body: bytes) -> bool:
     return status == 503 and "loading model" in error_text(body).lower()
 
 
+def speaks(status: int, body: bytes) -> bool:
+    """Whether the reply to an empty request ("{}") says that the path is served: the request is what was wrong.
+
+    LM Studio answers 200 to every path; llama.cpp answers 501 where its model cannot do it, and 500 to some empty requests.
+    """
+    return status in (400, 422) or (status == 500 and "is required" in error_text(body))
+
+
 def error_text(body: bytes) -> str:
     """The text of an error reply in Ollama's or OpenAI's shape; "" when it has neither."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from sollol.core.types import Dialect, Kind, NodeKind, Task
-from sollol.errors import Unsupported
+from sollol.errors import Untranslatable
 
 from .dialects import (
     anthropic_request,
@@ -77,13 +77,13 @@ class Translation(Protocol):
 def translation(task: Task, native: str, kind: NodeKind = NodeKind.LLAMACPP) -> Translation:
     """The translation for `task` on a node of `kind` that calls the model `native`.
 
-    Raises `Unsupported` for what cannot be carried over and changes the answer (and for paths that are not translated, or that
-    the node speaks itself), `BadRequest` for wrong types.
+    Raises `Untranslatable` for what cannot be carried over and changes the answer (and for paths that are not translated, or
+    that the node speaks itself), `BadRequest` for wrong types.
     """
     node = Dialect.OLLAMA if kind in _OLLAMA_SPEAKERS else Dialect.OPENAI
     parse = _PARSERS[node].get(task.path)
     if parse is None:
-        raise Unsupported(f"{task.path} cannot be answered by this kind of node")
+        raise Untranslatable(f"{task.path} cannot be answered by this kind of node")
     asked = parse(task.path, task.body, task.stream)
     if asked.kind is Kind.EMBED:
         return _Embedding(task, asked, native, kind)
@@ -229,7 +229,7 @@ class _Embedding(_Asking):
         self._to = task.path
 
     def feed(self, data: bytes, now: float) -> bytes:
-        raise Unsupported("embeddings are not streamed")
+        raise Untranslatable("embeddings are not streamed")
 
     def finish(self, now: float) -> bytes:
         return b""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sollol.core.types import Dialect, NodeKind, Task
-from sollol.errors import RequestError, Unsupported
+from sollol.errors import RequestError, Untranslatable
 from sollol.wire.fates import TABLES, Fate
 from sollol.wire.requests import dialect_of, read
 from sollol.wire.translate import translation
@@ -92,7 +92,7 @@ def test_every_field_has_its_fate(path: str, name: str, node: Dialect) -> None:
     fate, value = row.at(node), value_for(path, name)
     without = sent(path, node, base)
     if fate is Fate.REFUSED:
-        with pytest.raises(Unsupported, match=f'"{name}" cannot be answered by this node'):
+        with pytest.raises(Untranslatable, match=f'"{name}" cannot be answered by this node'):
             sent(path, node, {**base, name: value})
     elif fate is Fate.DROPPED:
         assert sent(path, node, {**base, name: value}) == without
@@ -131,5 +131,5 @@ def test_what_is_carried_in_part_is_refused_in_part(path: str, name: str, node: 
 )
 def test_pictures_are_not_fetched(path: str, content: Any) -> None:
     name = "input" if path == "/v1/responses" else "messages"
-    with pytest.raises(Unsupported, match="pictures are not fetched"):
+    with pytest.raises(Untranslatable, match="pictures are not fetched"):
         sent(path, Dialect.OLLAMA, {**BASES[path], name: [{"role": "user", "content": content}]})

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol.core.types import Dialect, NodeKind, Task
-from sollol.errors import BadRequest, RequestError, Unsupported
+from sollol.errors import BadRequest, RequestError, Untranslatable
 from sollol.wire.fates import OPTIONS, RAW_REFUSES
 from sollol.wire.requests import read
 from sollol.wire.translate import Translation, translation
@@ -173,7 +173,7 @@ def test_what_cannot_be_carried_is_refused_clearly(path: str, fields: dict[str, 
 
 
 def test_other_paths_are_not_translated() -> None:
-    with pytest.raises(Unsupported):
+    with pytest.raises(Untranslatable):
         translation(Task(1, task("/api/embed", input="x").kind, Dialect.OLLAMA, "/api/show", "m", b"{}", 0.0), "n")
 
 
@@ -345,7 +345,7 @@ def test_embeddings_come_in_order_and_as_they_were_written() -> None:
     counters = b'"total_duration":500000000,"load_duration":0,"prompt_eval_count":4'
     assert translated.document(VECTORS, 100.5) == b'{"model":"Qwen3",' + vectors + b"," + counters + b"}"
     assert translated.finish(101.0) == b""
-    with pytest.raises(Unsupported):
+    with pytest.raises(Untranslatable):
         translated.feed(b"x", 101.0)
 
 

@@ -110,7 +110,11 @@ def test_an_unknown_model_is_told_in_the_words_of_the_path(case: dict[str, Any])
         ("/v1/embeddings", body(input=[[1], [2, 3]]), {"inputs": 2}),
         ("/api/show", body(), {"kind": Kind.OTHER, "model": "m", "stream": True}),
         ("/api/pull", b'{"name":"old","stream":false}', {"model": "old", "stream": False}),
-        ("/v1/messages", body(stream=True), {"kind": Kind.OTHER, "dialect": Dialect.ANTHROPIC, "stream": True}),
+        ("/v1/messages", chat("hi", stream=True), {"kind": Kind.CHAT, "dialect": Dialect.ANTHROPIC, "stream": True}),
+        ("/v1/messages", chat("hi", max_tokens=5, temperature=0), {"stream": False, "max_tokens": 5, "repeatable": True}),
+        ("/v1/messages", chat("hi", tools=[{"name": "f"}]), {"needs": frozenset({"tools"}), "plain": False}),
+        ("/v1/responses", body(input="hi", max_output_tokens=5), {"dialect": Dialect.RESPONSES, "max_tokens": 5}),
+        ("/v1/rerank", body(query="q", documents=["a", "b"]), {"needs": frozenset({"rerank"}), "inputs": 2, "stream": False}),
     ],
 )
 def test_peek(path: str, sent: bytes, expected: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Dialect, Kind
-from sollol.errors import BadRequest, Unsupported
+from sollol.errors import BadRequest, Untranslatable
 
 from ..neutral import Asked, Call, Choice, Format, Image, Message, Tool, arguments_text, joined, level, paired
 from ..prompts import NOTHING
@@ -139,14 +139,14 @@ def _part(block: _Block) -> str | Image:
     if block.type == "image":
         if source.type == "base64":
             return Image(source.data, source.media_type)
-        raise Unsupported("pictures are not fetched: send the picture itself, with a source of type base64")
+        raise Untranslatable("pictures are not fetched: send the picture itself, with a source of type base64")
     if block.type == "document" and source.type == "text":
         return f"{block.title}\n{source.data}" if block.title else source.data
     if block.type == "document":
-        raise Unsupported(
+        raise Untranslatable(
             f'a document of type "{source.media_type or source.type}" cannot be answered by this node: send its text'
         )
-    raise Unsupported(f'a block of type "{block.type}" cannot be answered by this node')
+    raise Untranslatable(f'a block of type "{block.type}" cannot be answered by this node')
 
 
 def _add_tools(asked: Asked, fields: Fields) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Dialect, Kind
-from sollol.errors import BadRequest, Unsupported
+from sollol.errors import BadRequest, Untranslatable
 
 from ..fates import OPTIONS, SAMPLERS, TABLES, Fate
 from ..fields import inputs, present
@@ -23,7 +23,7 @@ _WORDS: Final = {"integer": "a whole number", "float32": "a number", "array": "a
 
 
 def fields_of(path: str, body: bytes, node: Dialect) -> Fields:
-    """The fields of a body, after a look at what cannot be said at all to a node that speaks `node`. Raises `Unsupported`."""
+    """The fields of a body, after a look at what a node that speaks `node` cannot be told at all. Raises `Untranslatable`."""
     fields = _fields.decode(body)
     table = TABLES[path]
     for name in fields:
@@ -33,9 +33,9 @@ def fields_of(path: str, body: bytes, node: Dialect) -> Fields:
     return fields
 
 
-def cannot(name: str, why: str) -> Unsupported:
+def cannot(name: str, why: str) -> Untranslatable:
     """The error for a field that cannot be carried."""
-    return Unsupported(f'"{name}" cannot be answered by this node: {why}')
+    return Untranslatable(f'"{name}" cannot be answered by this node: {why}')
 
 
 def has(fields: Fields, name: str) -> bool:
@@ -146,7 +146,7 @@ def tool_choice(fields: Fields) -> Choice:
     if asked.type == "allowed_tools":
         inner = asked.allowed_tools or asked
         return Choice(inner.mode, tuple(_name(tool) for tool in inner.tools))
-    raise Unsupported(f'a tool_choice of type "{asked.type}" cannot be answered by this node: only functions can be chosen')
+    raise Untranslatable(f'a tool_choice of type "{asked.type}" cannot be answered by this node: only functions can be chosen')
 
 
 def _name(asked: ToolChoice) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Dialect, Kind
-from sollol.errors import BadRequest, Unsupported
+from sollol.errors import BadRequest, Untranslatable
 
 from ..fates import OPTIONS, RAW_REFUSES
 from ..fields import present
@@ -118,7 +118,7 @@ def _parse_generate(fields: Fields, stream: bool) -> Asked:
     if value_of(fields, "raw") is True:
         for name, why in RAW_REFUSES.items():
             if has(fields, name):
-                raise (BadRequest if name == "system" else Unsupported)(why)
+                raise (BadRequest if name == "system" else Untranslatable)(why)
         asked = Asked(Kind.GENERATE, stream, prompt=prompt)
         _options(fields, asked)
         return asked

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Dialect, Kind
-from sollol.errors import BadRequest, Unsupported
+from sollol.errors import BadRequest, Untranslatable
 
 from ..neutral import (
     Asked,
@@ -152,7 +152,7 @@ def _parse_chat(fields: Fields, stream: bool) -> Asked:
 def _message(seen: _Message) -> Message:
     role = "system" if seen.role == "developer" else seen.role
     if role == "function":
-        raise Unsupported('messages of the role "function" cannot be answered by this node: use "tool"')
+        raise Untranslatable('messages of the role "function" cannot be answered by this node: use "tool"')
     message = Message(role, parts_of(seen.content), seen.reasoning_content or seen.reasoning or "")
     if seen.tool_calls:
         message.calls = [_call(call) for call in seen.tool_calls]
@@ -161,7 +161,7 @@ def _message(seen: _Message) -> Message:
 
 
 def parts_of(content: str | list[Part] | None) -> list[str | Image]:
-    """The parts of a content. Raises `Unsupported` for sound, files, and whatever else is neither text nor picture."""
+    """The parts of a content. Raises `Untranslatable` for sound, files, and whatever else is neither text nor picture."""
     if content is None or isinstance(content, str):
         return [content] if content else []
     return joined([_part(part) for part in content])
@@ -174,12 +174,12 @@ def _part(part: Part) -> str | Image:
         return part.text
     if part.refusal is not None:
         return part.refusal
-    raise Unsupported(f'a content of type "{part.type}" cannot be answered by this node: only text and pictures can')
+    raise Untranslatable(f'a content of type "{part.type}" cannot be answered by this node: only text and pictures can')
 
 
 def _call(seen: _ToolCall) -> Call:
     if seen.function is None or not seen.function.name:
-        raise Unsupported(f'a tool call of type "{seen.type}" cannot be answered by this node: only functions can')
+        raise Untranslatable(f'a tool call of type "{seen.type}" cannot be answered by this node: only functions can')
     return Call(seen.id or "", seen.function.name, arguments_text(seen.function.arguments))
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sollol.core.types import Dialect, Kind
-from sollol.errors import Unsupported
+from sollol.errors import Untranslatable
 
 from ..neutral import Asked, Call, Format, Message, Tool, arguments_text, joined, level, paired
 from ..prompts import NOTHING
@@ -121,7 +121,7 @@ def _add(messages: list[Message], item: _Item) -> None:
         else:
             messages.append(Message(role, parts))
     else:
-        raise Unsupported(f'an item of type "{item.type}" cannot be answered by this node')
+        raise Untranslatable(f'an item of type "{item.type}" cannot be answered by this node')
 
 
 def _turn(messages: list[Message], *, calls: bool) -> Message:
