@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,37 +74,97 @@ def test_making_a_pool_with_nodes_contacts_nobody_and_is_quick(kind):
 
 
 TYPES = """
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any, assert_type
 
-from sollol import AsyncPool, OllamaPool, SyncPool
-from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply
+from sollol import AsyncPool, HybridRouter, OllamaPool, SyncPool
+from sollol.intelligence import IntelligentRouter, TaskContext
+from sollol.ollama import AsyncClient, Client
+from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply, Message, Routing
 from sollol.pool.streams import AsyncReplies
 from sollol.pool.sync_pool import SyncReplies
+from sollol.sync_wrapper import OllamaPool as WaitingPool
 
-def sync(pool: SyncPool, both: OllamaPool) -> None:
+
+def sync(pool: SyncPool, both: OllamaPool, waiting: WaitingPool, client: Client, streamed: bool) -> None:
     assert_type(pool.chat("m", []), ChatReply)
+    assert_type(pool.chat("m", [], stream=False), ChatReply)
     assert_type(pool.chat("m", [], stream=True), SyncReplies[ChatReply])
+    assert_type(pool.chat("m", [], stream=streamed), ChatReply | SyncReplies[ChatReply])
     assert_type(pool.generate("m", "p", options={"seed": 1}), GenerateReply)
     assert_type(pool.embed("m", ["a"]), EmbedReply)
     assert_type(pool.chat("m", []).message.content, str | None)
-    assert_type(both.chat("m", [], priority=7), ChatReply)
+    assert_type(waiting.chat("m", [], timeout=5).message, Message)
+    assert_type(client.chat("m", []), ChatReply)
     assert_type([piece.response for piece in pool.generate("m", "p", stream=True)], list[str])
+    assert_type([piece.message.content for piece in both.chat("m", [], stream=True)], list[str | None])
+    assert_type(pool.list().models[0].size, int)
+    assert_type(pool.nodes[0].host, str)
+    assert_type(pool.add_node("h", 1).port, int)
+    assert_type(pool.remove_node("h"), bool)
+    assert_type(both.get_stats(), dict[str, Any])
+    assert_type(both.warm_model("m"), bool)
+    assert_type(both.warm_models(["m"]), dict[str, bool])
+    assert_type(both.count_unique_physical_hosts(), int)
+    assert_type(OllamaPool.auto_configure(), OllamaPool)
+    assert_type(IntelligentRouter(both).route_request("m", [], TaskContext(operation="chat")), ChatReply)
+    assert_type(both.chat("m", []).message.role, str)
+    reply: ChatReply = both.chat("m", [], priority=7)
+    assert_type(reply.routing, Routing | None)
 
-async def asynchronous(pool: AsyncPool) -> None:
-    call: Coroutine[Any, Any, ChatReply] = pool.chat("m", [])
+
+async def asynchronous(pool: AsyncPool, both: OllamaPool, client: AsyncClient, router: HybridRouter) -> None:
+    call: Awaitable[ChatReply] = pool.chat("m", [])
     assert_type(await call, ChatReply)
     assert_type(await pool.chat("m", []), ChatReply)
+    assert_type(await client.chat("m", []), ChatReply)
+    assert_type(await pool.embed("m", "x"), EmbedReply)
     assert_type(pool.chat("m", [], stream=True), AsyncReplies[ChatReply])
     async for piece in pool.generate("m", "p", stream=True):
         assert_type(piece, GenerateReply)
+    async for part in both.chat("m", [], stream=True):
+        assert_type(part, ChatReply)
+    assert_type(await both.chat("m", []), ChatReply)
+    assert_type(await both.embed("m", []), EmbedReply)
+    assert_type(await both.chat_async("m", []), ChatReply)
+    assert_type(await both.generate_async("m", "p"), GenerateReply)
+    async for last in await both.chat_async("m", [], stream=True):
+        assert_type(last, ChatReply)
+    assert_type(await OllamaPool.auto_configure(), OllamaPool)
+    assert_type(await router.generate("m", messages=[]), ChatReply | GenerateReply)
+    async with AsyncPool() as opened:
+        assert_type(opened, AsyncPool)
+"""
+WRONG = """
+from sollol import OllamaPool, SyncPool
+
+def wrong(pool: SyncPool, both: OllamaPool) -> None:
+    pool.chat("m", [], stream=True).message
+    both.chat("m", [], colour="red")
+    number: int = pool.embed("m", ["a"])
 """
 
 
 @pytest.mark.slow
-def test_type_checkers_see_real_types(tmp_path):
-    require(importlib.util.find_spec("mypy"), "mypy: run `make test`")
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_see_real_types(checker, tmp_path):
+    require(importlib.util.find_spec(checker), f"{checker}: run `make test`")
     (tmp_path / "program.py").write_text(TYPES)
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(tmp_path / "program.py")]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (tmp_path / "wrong.py").write_text(WRONG)
+    options = {"mypy": ["--strict", "--follow-imports=silent"], "pyright": ["--pythonpath", sys.executable]}[checker]
+    right, wrong = (
+        subprocess.run(
+            [sys.executable, "-m", checker, *options, str(tmp_path / name)],
+            cwd=ROOT if checker == "mypy" else tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=55,
+            check=False,
+        )
+        for name in ("program.py", "wrong.py")
+    )
+    assert right.returncode == 0, right.stdout + right.stderr
+    assert wrong.returncode == 1
+    assert {int(line) for line in re.findall(r"wrong\.py:(\d+)(?::\d+)?(?: -|:) error", wrong.stdout)} == {5, 6, 7}, (
+        wrong.stdout
+    )

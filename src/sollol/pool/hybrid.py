@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from msgspec import Struct
 
 from sollol.errors import ConfigError
 from sollol.pool.ollama_pool import OllamaPool
-from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply
 from sollol.wire.address import parse_address
+
+if TYPE_CHECKING:
+    from sollol.pool.awaitable import ChatAnswer, EmbedAnswer, GenerateAnswer
 
 log = logging.getLogger("sollol.pool")
 RPC_PORT: Final = 50_052
@@ -60,25 +62,25 @@ class HybridRouter:
         if enable_distributed:
             log.warning(NOT_YET)
 
-    def route_request(self, model: str, messages: Sequence[Any] | None = None, **options: Any) -> ChatReply:
+    def route_request(self, model: str, messages: Sequence[Any] | None = None, **options: Any) -> ChatAnswer:
         """Continue a chat on the node where it is answered soonest."""
-        reply: ChatReply = self.pool.chat(model, messages, **options)
+        reply: ChatAnswer = self.pool.chat(model, messages, **options)
         return reply
 
     chat = route_request
 
     def generate(
         self, model: str, prompt: str | None = None, messages: Sequence[Any] | None = None, **options: Any
-    ) -> ChatReply | GenerateReply:
+    ) -> ChatAnswer | GenerateAnswer:
         """Continue a prompt, or a chat where ``messages`` are given."""
-        reply: ChatReply | GenerateReply
+        reply: ChatAnswer | GenerateAnswer
         if messages is not None:
             reply = self.pool.chat(model, messages, **options)
         else:
             reply = self.pool.generate(model, prompt, **options)
         return reply
 
-    def embed(self, model: str, input: str | Sequence[str], **options: Any) -> EmbedReply:
+    def embed(self, model: str, input: str | Sequence[str], **options: Any) -> EmbedAnswer:
         """Vectors of one text or of several."""
         return self.pool.embed(model, input, **options)
 

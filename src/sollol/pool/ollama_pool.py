@@ -11,15 +11,15 @@ from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from sollol.drivers.discover_now import count_unique_physical_hosts
 from sollol.errors import ShuttingDown
 from sollol.pool.inside import Inside
 from sollol.pool.nodes import Nodes
-from sollol.pool.options import EmbedOptions
+from sollol.pool.options import ChatOptions, EmbedOptions, GenerateOptions
 from sollol.pool.pending import Later, pending, running_loop
-from sollol.pool.replies import EmbedReply, Reply
+from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply, Reply
 from sollol.pool.settings import NodeForm, PoolSettings, checked_mode, pool_settings
 from sollol.pool.streams import AsyncReplies
 from sollol.pool.sync_pool import SyncPool, SyncReplies
@@ -50,7 +50,13 @@ class Replies(SyncReplies[R], Generic[R]):
         return _itself(self).__await__()
 
 
-class OllamaPool(SyncPool):
+if TYPE_CHECKING:  # every reply can be awaited too, which only a stub can say shortly
+    from sollol.pool.awaitable import AwaitablePool
+else:
+    AwaitablePool = SyncPool
+
+
+class OllamaPool(AwaitablePool):
     """Many nodes as one, inside an application. Made without nodes, it looks for them.
 
     Every call works in three ways. In a plain program it waits and gives the reply. Where an event loop runs, it has begun
@@ -107,12 +113,33 @@ class OllamaPool(SyncPool):
 
     # --- the calls for coroutines
 
+    @overload
+    async def chat_async(
+        self, model: str, messages: Sequence[Any] | None = ..., *, stream: Literal[True], **options: Unpack[ChatOptions]
+    ) -> Replies[ChatReply]: ...
+    @overload
+    async def chat_async(
+        self,
+        model: str,
+        messages: Sequence[Any] | None = ...,
+        *,
+        stream: Literal[False] = ...,
+        **options: Unpack[ChatOptions],
+    ) -> ChatReply: ...
     async def chat_async(self, model: str, messages: Sequence[Any] | None = None, **options: Any) -> Any:
         """`chat` as a coroutine; with ``stream=True`` it gives an async iterator."""
         if options.pop("stream", False):
             return self._pieces(self._own.chat(model, messages, stream=True, **options))
         return await self._far(self._own.chat(model, messages, **options))
 
+    @overload
+    async def generate_async(
+        self, model: str, prompt: str | None = ..., *, stream: Literal[True], **options: Unpack[GenerateOptions]
+    ) -> Replies[GenerateReply]: ...
+    @overload
+    async def generate_async(
+        self, model: str, prompt: str | None = ..., *, stream: Literal[False] = ..., **options: Unpack[GenerateOptions]
+    ) -> GenerateReply: ...
     async def generate_async(self, model: str, prompt: str | None = None, **options: Any) -> Any:
         """`generate` as a coroutine; with ``stream=True`` it gives an async iterator."""
         if options.pop("stream", False):
