@@ -1,4 +1,4 @@
-"""Packages of Python and npm as people use them, before nodes of four kinds: each gets the same from all, and what an engine itself gives.
+"""Packages of Python and npm as people use them, before nodes of four kinds: each gets the same from all, and from an engine.
 
 Each `by_...` is the ordinary use of one package at an address and returns what came of it, without times and ids.
 """
