@@ -123,8 +123,9 @@ async def front(
     gateway: Gateway | None = None,
     limits: Limits | None = None,
     data_dir: Path | None = None,
+    **more: Any,
 ) -> AsyncIterator[Front]:
-    """A gateway with these nodes, looked at already, and without discovery."""
+    """A gateway with these nodes, looked at already, and without discovery; ``more`` are other settings."""
     config = Config(
         gateway=gateway or Gateway(port=0, shutdown_seconds=0.0),
         nodes=tuple(NodeSettings(node) if isinstance(node, str) else node for node in nodes),
@@ -132,6 +133,7 @@ async def front(
         auth=auth or Auth(),
         limits=limits or Limits(),
         data_dir=data_dir or Path("/nonexistent"),
+        **more,
     )
     async with nothing_left_running():
         running = await open_gateway(config)

@@ -16,7 +16,6 @@ from sollol.errors import BadRequest
 from sollol.gateway.answers import send_json
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
-from sollol.wire.names import canonical
 
 _NOT_SENT: Final = 0
 
@@ -95,7 +94,7 @@ def _read(query: str) -> Question:
 
 
 def _task(gateway: Gateway, question: Question) -> Task:
-    model = canonical(question.model)
+    model = gateway.catalogue.model(question.model)
     known = gateway.engine.state.models.get(model)
     chars = question.prompt_tokens * (known.chars_per_token if known is not None else CHARS_PER_TOKEN)
     return Task(

@@ -25,6 +25,9 @@ from sollol.wire.unreadable import UNREADABLE
 _LINE_LIMIT: Final = 1 << 20
 _BODY_LIMIT: Final = 64 << 20
 
+Sent = Outgoing | Callable[[Node], Outgoing]
+"""What is sent to nodes: the same to each of them, or to each what it understands."""
+
 
 @dataclass(slots=True)
 class Reply:
@@ -244,12 +247,12 @@ async def ask(transport: Transport, node: Node, request: Outgoing, sink: Sink) -
     return await _finished(receiver, transport.send(node, request, receiver), sink)
 
 
-async def change(transport: Transport, request: Outgoing, receiver: Collect, sink: Sink) -> Reply:
+async def change(transport: Transport, request: Sent, receiver: Collect, sink: Sink) -> Reply:
     """Send a request that changes the receiver's node, once and never again, and let `receiver` have the reply."""
     return await _finished(receiver, send_once(transport, request, receiver), sink)
 
 
-async def change_all(transport: Transport, nodes: Sequence[Node], request: Outgoing, sink: Sink) -> list[Reply]:
+async def change_all(transport: Transport, nodes: Sequence[Node], request: Sent, sink: Sink) -> list[Reply]:
     """Send a request that changes nodes to each of them and collect the replies, in the order of `nodes`."""
     return await _together(transport, request, [Collect(node) for node in nodes], sink)
 
@@ -257,7 +260,7 @@ async def change_all(transport: Transport, nodes: Sequence[Node], request: Outgo
 async def stream_all(
     transport: Transport,
     nodes: Sequence[Node],
-    request: Outgoing,
+    request: Sent,
     sink: Sink,
     *,
     settle: Callable[[Sequence[Reply]], Awaitable[None]],
@@ -318,8 +321,10 @@ def own_headers(headers: Headers) -> list[Header]:
     ]
 
 
-def send_once(transport: Transport, request: Outgoing, receiver: Collect) -> Exchange:
+def send_once(transport: Transport, request: Sent, receiver: Collect) -> Exchange:
     """Start a request that must not be repeated: an upload, which no transport sends twice."""
+    if not isinstance(request, Outgoing):
+        request = request(receiver.reply.node)
     once = msgspec.structs.replace(request, body=b"", upload=True, length=len(request.body))
     exchange = transport.send(receiver.reply.node, once, receiver)
     if request.body:
@@ -328,7 +333,7 @@ def send_once(transport: Transport, request: Outgoing, receiver: Collect) -> Exc
     return exchange
 
 
-async def _together(transport: Transport, request: Outgoing, receivers: Sequence[Collect], sink: Sink) -> list[Reply]:
+async def _together(transport: Transport, request: Sent, receivers: Sequence[Collect], sink: Sink) -> list[Reply]:
     group = Group()
     sink.attach(group)
     try:

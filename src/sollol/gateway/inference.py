@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import count
 from typing import Final
@@ -14,6 +14,7 @@ from sollol.core.ports import Header, Sink
 from sollol.core.types import Mode, Task
 from sollol.engine.pipeline import Handler
 from sollol.errors import NoNodeForModel, NoNodes, SollolError
+from sollol.gateway import naming
 from sollol.gateway.context import Gateway
 from sollol.gateway.guards import Guard
 from sollol.gateway.http import Request
@@ -78,6 +79,13 @@ class Inference:
         if peek.unload:
             await unload_everywhere(self._gateway, peek.model, request, sink)
             return
+        known = self._gateway.catalogue.special.get(_canonical(peek.model))
+        if known is None:
+            await self._answer(request, asked, peek, sink)
+        else:
+            await naming.answer(self._gateway, known, peek, sink, partial(self._answer, request, asked))
+
+    async def _answer(self, request: Request, asked: Asked, peek: Peek, sink: Sink) -> None:
         task = self._task(request, peek, asked)
         try:
             await self._pipeline(task, sink)

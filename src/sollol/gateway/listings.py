@@ -7,7 +7,7 @@ that are down are left out, unless every node is down: then the last known catal
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -23,7 +23,8 @@ from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
 from sollol.gateway.targets import modified, newest_first, reachable
-from sollol.wire.names import canonical
+from sollol.wire.bodies import changed
+from sollol.wire.names import canonical, tagged
 
 Handler = Callable[[Gateway, Request, Sink], Awaitable[None]]
 
@@ -32,6 +33,7 @@ OUR_VERSION: Final = "0.33.0"
 
 _PLAIN_JSON: Final[Header] = (b"content-type", b"application/json")
 _FAR: Final = "2318-01-01T00:00:00Z"
+ALIAS_OF: Final = "alias_of"
 _NUMBERS: Final = re.compile(r"\d{1,9}")
 
 
@@ -53,7 +55,20 @@ async def tags(gateway: Gateway, request: Request, sink: Sink) -> None:
     One name with different digests is listed once for each of them, so that a difference is seen.
     """
     await gateway.monitor.all_looked_at()
-    entries = [_with(_tag(nodes[0], model), "nodes", [node.label for node in nodes]) for model, nodes in union(gateway)]
+    aliases, found = gateway.catalogue.aliases, union(gateway)
+    spelt: dict[str, str] = {}
+    entries = []
+    for model, nodes in found:
+        if model.name in aliases:
+            continue  # whoever asks for that name gets another model
+        shown = spelt.setdefault(model.name, _shown_name(model))
+        entry = _tag(nodes[0], model)
+        if shown != _shown_name(model):
+            entry = changed(entry, {"name": shown, "model": shown})
+        entries.append(_with(entry, "nodes", [node.label for node in nodes]))
+    for alias, model, nodes in _aliased(gateway, found) if aliases else ():
+        entry = changed(_tag(nodes[0], model), {"name": alias, "model": alias, ALIAS_OF: spelt[model.name]})
+        entries.append(_with(entry, "nodes", [node.label for node in nodes]))
     send(sink, 200, b'{"models":[' + b",".join(entries) + b"]}", [JSON])
 
 
@@ -75,8 +90,11 @@ async def v1_models(gateway: Gateway, request: Request, sink: Sink) -> None:
     """The models in OpenAI's shape, each name once."""
     await gateway.monitor.all_looked_at()
     seen: dict[str, dict[str, Any]] = {}
-    for model, _ in union(gateway):
-        seen.setdefault(model.name, _v1(model.name, model))
+    found = union(gateway)
+    for model, _ in found:
+        seen.setdefault(model.name, _v1(_shown_name(model), model))
+    for alias, model, _ in _aliased(gateway, found) if gateway.catalogue.aliases else ():
+        seen[canonical(alias)] = {**_v1(alias, model), ALIAS_OF: seen[model.name]["id"]}
     body = msgspec.json.encode({"object": "list", "data": list(seen.values())}) + b"\n"
     send(sink, 200, body, [_PLAIN_JSON])
 
@@ -85,11 +103,14 @@ async def v1_model(gateway: Gateway, request: Request, sink: Sink) -> None:
     """One model in OpenAI's shape, under the name that was asked for."""
     await gateway.monitor.all_looked_at()
     asked = unquote(request.path.removeprefix("/v1/models/"))
-    name = canonical(asked)
+    name = gateway.catalogue.model(asked)
     nodes = [node for node in _shown(gateway) if name in node.models]
     if not nodes:
         raise NoNodeForModel(name)
-    body = msgspec.json.encode(_v1(asked, newest_first(nodes, name)[0].models[name])) + b"\n"
+    told = _v1(asked, newest_first(nodes, name)[0].models[name])
+    if gateway.catalogue.is_alias(asked):
+        told[ALIAS_OF] = _shown_name(nodes[0].models[name])
+    body = msgspec.json.encode(told) + b"\n"
     send(sink, 200, body, [_PLAIN_JSON])
 
 
@@ -100,6 +121,21 @@ def union(gateway: Gateway) -> list[tuple[Model, list[NodeState]]]:
         for model in node.models.values():
             found.setdefault((model.name, model.digest), (model, []))[1].append(node)
     return sorted(found.values(), key=lambda entry: -modified(entry[0]))
+
+
+def _aliased(gateway: Gateway, found: list[tuple[Model, list[NodeState]]]) -> Iterator[tuple[str, Model, list[NodeState]]]:
+    """Aliases of models that are there, each with the newest of its model and the nodes that have that."""
+    newest: dict[str, tuple[Model, list[NodeState]]] = {}
+    for model, nodes in found:
+        newest.setdefault(model.name, (model, nodes))
+    for name, target in gateway.catalogue.aliases.items():
+        if target in newest:
+            yield (tagged(gateway.catalogue.written[name]), *newest[target])
+
+
+def _shown_name(model: Model) -> str:
+    """How it is spelt: as the first Ollama node writes it (clients look for what they wrote themselves), else in plain form."""
+    return model.native if model.raw and not model.renamed else model.name
 
 
 def version_key(text: str) -> tuple[list[int], bool]:

@@ -21,15 +21,16 @@ from msgspec import Raw, Struct
 from sollol.core.events import Unloaded
 from sollol.core.node import NodeState
 from sollol.core.ports import Header, Headers, Outgoing, Sink
-from sollol.core.types import NodeKind
+from sollol.core.types import Node, NodeKind
 from sollol.errors import AllAttemptsFailed, BadRequest, NodeError, NoNodeForModel, NoNodes, Unsupported
 from sollol.gateway import uploads
 from sollol.gateway.answers import send, send_json
 from sollol.gateway.context import Gateway
-from sollol.gateway.fanout import PassChange, Reply, answer_all, ask, change, change_all, own_headers, stream_all
+from sollol.gateway.fanout import PassChange, Reply, Sent, answer_all, ask, change, change_all, own_headers, stream_all
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
 from sollol.gateway.targets import best_fit, chosen, holders, idle_first, is_model_name, newest_first, ollama_nodes
+from sollol.wire.bodies import changed
 from sollol.wire.fields import check_utf8
 from sollol.wire.gojson import complaint
 from sollol.wire.names import canonical, tagless
@@ -87,7 +88,7 @@ def without_nodes(body: bytes, asked: Ask) -> bytes:
 async def show(gateway: Gateway, request: Request, sink: Sink) -> None:
     """An owner's answer; the next owner's if it fails. Nodes that are no Ollama are described from what is known of them."""
     asked = read(request.body, "ShowRequest")
-    model = _named(asked.which, "model is required")
+    model = _named(gateway, asked.which, "model is required")
     await gateway.monitor.all_looked_at()
     up, down = holders(gateway, model)
     failed: list[NodeError] = []
@@ -95,7 +96,7 @@ async def show(gateway: Gateway, request: Request, sink: Sink) -> None:
         if node.kind is not NodeKind.OLLAMA:
             send_json(sink, described(node, node.models[model]), headers=_routed([node]))
             return
-        outgoing = Outgoing("POST", "/api/show", gateway.guard.onward(request.headers), without_nodes(request.body, asked))
+        outgoing = _outgoing(gateway, request, asked, model)(node.node)
         reply = await ask(gateway.engine.transport, node.node, outgoing, sink)
         if reply.error is not None:
             failed.append(reply.error)
@@ -116,32 +117,34 @@ async def show(gateway: Gateway, request: Request, sink: Sink) -> None:
 async def pull(gateway: Gateway, request: Request, sink: Sink) -> None:
     """Download a model to the nodes named, to all that have it (an update), or to the one where it fits best."""
     asked = read(request.body, "PullRequest")
-    model = _named(asked.which, "invalid model name")
+    model = _named(gateway, asked.which, "invalid model name")
     owners = [node for node in holders(gateway, model)[0] if node.kind is NodeKind.OLLAMA]
     owners.sort(key=lambda node: node.index)
     nodes = _by_wish(gateway, asked) or owners or [best_fit(ollama_nodes(gateway))]
-    await _stream(gateway, request, sink, asked, nodes)
+    await _stream(gateway, request, sink, asked, nodes, model=model)
 
 
 async def push(gateway: Gateway, request: Request, sink: Sink) -> None:
     """Upload a model from one node that has it."""
     asked = read(request.body, "PushRequest")
-    model = _named(asked.which, "model is required")
+    model = _named(gateway, asked.which, "model is required")
     # A model that nobody has is any node's to refuse: what it says, and with which status, is in a stream.
     nodes = _by_wish(gateway, asked) or idle_first(_owners(gateway, model)) or [best_fit(ollama_nodes(gateway))]
-    await _stream(gateway, request, sink, asked, nodes[:1] if asked.nodes is None else nodes)
+    await _stream(gateway, request, sink, asked, nodes[:1] if asked.nodes is None else nodes, model=model)
 
 
 async def create(gateway: Gateway, request: Request, sink: Sink) -> None:
     """Make a model where its blobs were put; else where its base model is; else where it fits best."""
     asked = read(request.body, "CreateRequest")
-    _named(asked.which, "invalid model name")
+    _named(gateway, asked.which, "invalid model name")
+    _no_alias(gateway, asked.which)
+    base = gateway.catalogue.model(asked.base or "")
     digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
     nodes = _by_wish(gateway, asked) or uploads.places(gateway, digests, request)
     if not nodes:
-        owners = idle_first(_owners(gateway, canonical(asked.base))) if asked.base else []
+        owners = idle_first(_owners(gateway, base)) if base else []
         nodes = owners[:1] or [best_fit(ollama_nodes(gateway))]
-    await _stream(gateway, request, sink, asked, nodes)
+    await _stream(gateway, request, sink, asked, nodes, model=base)
 
 
 async def copy(gateway: Gateway, request: Request, sink: Sink) -> None:
@@ -151,21 +154,24 @@ async def copy(gateway: Gateway, request: Request, sink: Sink) -> None:
         if not is_model_name(name):
             raise BadRequest(f'{role} "{name}" is invalid')
     source = asked.source or ""
-    nodes, down = _wished_or_owners(gateway, asked, canonical(source))
+    _no_alias(gateway, asked.destination or "")
+    model = gateway.catalogue.model(source)
+    nodes, down = _wished_or_owners(gateway, asked, model)
     if not nodes:
         send_json(sink, {"error": f'model "{source}" not found'}, 404)
         return
-    await _everywhere(gateway, _outgoing(gateway, request, asked), sink, nodes, _routed(nodes, down))
+    await _everywhere(gateway, _outgoing(gateway, request, asked, model), sink, nodes, _routed(nodes, down))
 
 
 async def delete(gateway: Gateway, request: Request, sink: Sink) -> None:
     """Delete a model from every node that has it."""
     asked = read(request.body, "DeleteRequest")
-    model = _named(asked.which, "model is required")
+    model = _named(gateway, asked.which, "model is required")
+    _no_alias(gateway, asked.which)
     nodes, down = _wished_or_owners(gateway, asked, model)
     if not nodes:
         raise NoNodeForModel(tagless(asked.which))
-    for reply in await _everywhere(gateway, _outgoing(gateway, request, asked), sink, nodes, _routed(nodes, down)):
+    for reply in await _everywhere(gateway, _outgoing(gateway, request, asked, model), sink, nodes, _routed(nodes, down)):
         if reply.ok:
             gateway.engine.publish(Unloaded(gateway.engine.clock.now(), reply.node.id, model))
 
@@ -176,12 +182,12 @@ async def unload_everywhere(gateway: Gateway, model: str, request: Request, sink
     The request takes no slot and does not wait in the queue. Nodes that are down are skipped and named. Raises
     `NoNodeForModel`, `NoNodes`, or `Unsupported` where only nodes have it that keep their one model loaded.
     """
-    name = canonical(model)
+    name = gateway.catalogue.model(model)
     up, down = holders(gateway, name)
     nodes = [node for node in up if node.kind is NodeKind.OLLAMA]
     if not nodes:
         _nobody_to_unload(model, up, down)
-    outgoing = Outgoing("POST", request.path, gateway.guard.onward(request.headers), request.body)
+    outgoing = _outgoing(gateway, request, Ask(model), name)
     replies = await change_all(gateway.engine.transport, [node.node for node in nodes], outgoing, sink)
     for reply in replies:
         if reply.ok:
@@ -210,9 +216,9 @@ def _nobody_to_unload(model: str, up: list[NodeState], down: list[NodeState]) ->
     raise NoNodeForModel(model)
 
 
-async def _stream(gateway: Gateway, request: Request, sink: Sink, asked: Ask, nodes: list[NodeState]) -> None:
+async def _stream(gateway: Gateway, request: Request, sink: Sink, asked: Ask, nodes: list[NodeState], *, model: str) -> None:
     """A change that reports its progress: untouched from one node, merged from several, or as one document."""
-    outgoing = _outgoing(gateway, request, asked)
+    outgoing = _outgoing(gateway, request, asked, model)
     transport = gateway.engine.transport
     extra = _routed(nodes)
     settle = partial(_settle, gateway)
@@ -231,7 +237,7 @@ async def _stream(gateway: Gateway, request: Request, sink: Sink, asked: Ask, no
         await stream_all(transport, [node.node for node in nodes], outgoing, sink, settle=settle, extra=extra)
 
 
-async def _everywhere(gateway: Gateway, outgoing: Outgoing, sink: Sink, nodes: list[NodeState], extra: Headers) -> list[Reply]:
+async def _everywhere(gateway: Gateway, outgoing: Sent, sink: Sink, nodes: list[NodeState], extra: Headers) -> list[Reply]:
     """A change without progress on several nodes."""
     replies = await change_all(gateway.engine.transport, [node.node for node in nodes], outgoing, sink)
     await _settle(gateway, replies)
@@ -239,8 +245,24 @@ async def _everywhere(gateway: Gateway, outgoing: Outgoing, sink: Sink, nodes: l
     return replies
 
 
-def _outgoing(gateway: Gateway, request: Request, asked: Ask) -> Outgoing:
-    return Outgoing(request.method, request.path, gateway.guard.onward(request.headers), without_nodes(request.body, asked))
+def _outgoing(gateway: Gateway, request: Request, asked: Ask, model: str) -> Callable[[Node], Outgoing]:
+    """What a node gets: the request without what is ours, and naming ``model`` as that node does."""
+    body = without_nodes(request.body, asked)
+    headers = gateway.guard.onward(request.headers)
+
+    def made(node: Node) -> Outgoing:
+        state = gateway.engine.state.nodes.get(node.id)
+        known = state.models.get(model) if state is not None else None
+        own = known.native if known is not None and known.renamed else model
+        fields = (("model", asked.model), ("name", asked.name), ("source", asked.source), ("from", asked.base))
+        put = {
+            key: own
+            for key, name in fields
+            if name and gateway.catalogue.model(name) == model and canonical(name) != canonical(own)
+        }
+        return Outgoing(request.method, request.path, headers, changed(body, put) if put else body)
+
+    return made
 
 
 async def _settle(gateway: Gateway, replies: Iterable[Reply]) -> None:
@@ -253,13 +275,20 @@ async def _settle(gateway: Gateway, replies: Iterable[Reply]) -> None:
             await gateway.monitor.looked(nodes)
 
 
-def _named(name: str, missing: str) -> str:
-    """The canonical name of the model that a request names."""
+def _no_alias(gateway: Gateway, name: str) -> None:
+    """Refuse to make or delete what only the settings make."""
+    if gateway.catalogue.is_alias(name):
+        model = tagless(gateway.catalogue.model(name))
+        raise BadRequest(f"'{tagless(name)}' is an alias of '{model}' in the settings of the gateway, and no model of its own")
+
+
+def _named(gateway: Gateway, name: str, missing: str) -> str:
+    """The canonical name of the model that a request names, or that an alias stands for."""
     if not name:
         raise BadRequest(missing)
     if not is_model_name(name):
         raise BadRequest("invalid model name")
-    return canonical(name)
+    return gateway.catalogue.model(name)
 
 
 def _by_wish(gateway: Gateway, asked: Ask) -> list[NodeState]:

@@ -42,6 +42,12 @@ def canonical(name: str) -> str:
     return f"{head}{slash}{base}:{tag}"
 
 
+def tagged(name: str) -> str:
+    """The name as it is written, with ":latest" where it has no tag."""
+    written = name.strip()
+    return written if ":" in written.rpartition("/")[2] else f"{written}:latest"
+
+
 def tagless(name: str) -> str:
     """The canonical name as a person would type it: without ":latest", other tags kept."""
     return canonical(name).removesuffix(":latest")
