@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -266,3 +267,25 @@ async def test_a_client_that_leaves_ends_an_aliased_answer() -> None:
         assert b'"model":"gpt-4o"' in await request.chunk()
         request.leave()
         await until(lambda: made.nodes[0].model.running == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_breaks_goes_on_at_a_node_that_calls_the_model_otherwise(stream: bool) -> None:
+    one = ModelSpec("qwen3:32b", digest="7" * 64, answer_tokens=24)
+    specs = spec("a", one), spec("b", replace(one, name="my-qwen:q4"))
+    async with EmulatedCluster(specs) as made:
+        settings = (
+            NodeSettings(made.urls[0], name="a", priority=9),
+            NodeSettings(made.urls[1], name="b", names={"my-qwen:q4": "qwen3:32b"}),
+        )
+        async with front(*settings) as door:
+            body = {"model": "Qwen3:32b", "messages": MESSAGES, "stream": stream}
+            whole = await door.ask("POST", "/api/chat", body)
+            made.nodes[0].faults.set(die_after=5)
+            reply = await door.ask("POST", "/api/chat", body)
+            assert reply.status == 200, reply.body
+            assert [line["message"]["content"] for line in reply.lines if not line["done"]] == [
+                line["message"]["content"] for line in whole.lines if not line["done"]
+            ]
+            assert set(models_of(reply)) == {"Qwen3:32b"}
+            assert "my-qwen:q4" in sent(made, "/api/generate") + sent(made, "/api/chat")

@@ -9,9 +9,9 @@ from sollol.core.node import NodeState
 from sollol.core.ports import Header, Outgoing
 from sollol.core.types import Decision, Dialect, Model, NodeKind, Task
 from sollol.engine.attempt import Filter, Plan
-from sollol.wire.bodies import streamed, strip_priority, with_model
+from sollol.wire import forms
+from sollol.wire.bodies import streamed, strip_priority
 from sollol.wire.errors import in_dialect
-from sollol.wire.forms import with_text
 from sollol.wire.newer_requests import TRANSCRIPTIONS
 from sollol.wire.replies import document, watcher
 from sollol.wire.routing import Annotate
@@ -60,12 +60,12 @@ def _translated(task: Task, kind: NodeKind, model: Model | None, extra: tuple[Fi
 
 def asked_of(model: Model | None, body: bytes) -> bytes:
     """A request as a node gets it that calls the model by another name than it has here."""
-    return with_model(body, model.native) if model is not None and model.renamed else body
+    return forms.naming(body, model.native) if model is not None and model.renamed else body
 
 
 def _for_engine(task: Task, model: Model | None) -> bytes:
     """Our "priority" means something else to vLLM, and a node may know the model by another name than the client."""
     body = task.body if task.path == TRANSCRIPTIONS else strip_priority(task.body)
     if model is not None and model.native != model.name:
-        body = with_text(body, "model", model.native) if task.path == TRANSCRIPTIONS else with_model(body, model.native)
+        body = forms.naming(body, model.native)
     return body

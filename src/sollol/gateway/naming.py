@@ -16,7 +16,8 @@ from sollol.core.ports import Exchange, Header, Headers, Sink
 from sollol.errors import AllAttemptsFailed, NoNodeForModel, NoNodes, SollolError
 from sollol.gateway.context import Gateway
 from sollol.gateway.targets import usable
-from sollol.wire.bodies import changed, with_model
+from sollol.wire import forms
+from sollol.wire.bodies import changed
 from sollol.wire.catalogue import Known
 from sollol.wire.names import canonical, tagless
 from sollol.wire.requests import Peek
@@ -79,7 +80,7 @@ def _for(peek: Peek, model: str) -> Peek:
     """The request for another model; untouched where that is what it names already."""
     if canonical(peek.model) == model:
         return peek
-    return msgspec.structs.replace(peek, model=model, body=with_model(peek.body, model))
+    return msgspec.structs.replace(peek, model=model, body=forms.naming(peek.body, model))
 
 
 class Retold:

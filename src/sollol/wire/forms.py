@@ -8,6 +8,8 @@ from typing import Final
 
 from sollol.errors import BadRequest
 
+from .bodies import with_model
+
 MOST_TEXT: Final = 4096
 _NAME: Final = re.compile(rb'(?:^|[;\s])name="([^"\r\n]*)"', re.IGNORECASE)
 _FILE: Final = re.compile(rb"(?:^|[;\s])filename\*?=", re.IGNORECASE)
@@ -44,3 +46,8 @@ def _fields(body: bytes) -> Iterator[tuple[str, int, int]]:
         if name is not None and _FILE.search(head) is None and end - start - 4 <= MOST_TEXT:
             yield name[1].decode("utf-8", "replace"), start + 4, max(end, start + 4)
         at = end + len(between)
+
+
+def naming(body: bytes, model: str) -> bytes:
+    """A request, in JSON or as a form, that names another model; the rest keeps its very bytes."""
+    return with_text(body, "model", model) if body.startswith(b"--") else with_model(body, model)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sollol.config_sources import leaves, load
 from sollol.core.types import Model, NodeKind, Resident, Survey
 from sollol.errors import ConfigError
+from sollol.wire import forms
 from sollol.wire.catalogue import Catalogue, Known, renamed
 from sollol.wire.names import canonical
 
@@ -141,3 +142,9 @@ def test_a_broken_table_in_the_environment_says_what_was_expected(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, SOLLOL_ALIASES="gpt-4o")
     assert str(caught.value) == 'SOLLOL_ALIASES: aliases: expected pairs, "name=name,name=name", got "gpt-4o"'
+
+
+def test_a_request_names_another_model_in_json_and_as_a_form():
+    assert json.loads(forms.naming(b'{"model":"a","x":[1.50]}', "b")) == {"model": "b", "x": [1.5]}
+    form = '--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
+    assert forms.naming(form.encode(), "parakeet") == form.replace("whisper-1", "parakeet").encode()
