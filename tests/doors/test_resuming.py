@@ -76,6 +76,11 @@ def last_of(reply: Reply) -> dict[str, Any]:
     return dict(json.loads(reply.body.splitlines()[-1]))
 
 
+async def model_of(gate: Front) -> str:
+    """The name that the nodes give their model: llama.cpp's is that of its file."""
+    return str((await gate.ask("GET", "/api/tags")).json["models"][0]["name"])
+
+
 async def first_breaks(cluster: EmulatedCluster, gate: Front, name: str, fault: dict[str, Any], **fields: Any) -> Reply:
     """Ask with a fault at the node that the request goes to first."""
     path, body = body_of(name, **fields)
@@ -114,6 +119,78 @@ async def test_the_text_is_that_of_an_unbroken_answer_wherever_it_breaks(name: s
                 assert end.counters is not None
                 assert end.counters.output_tokens == count
         assert all(node.stats.in_flight == 0 for node in cluster.nodes)
+
+
+def chunks_of(reply: Reply) -> list[dict[str, Any]]:
+    """The events of a stream of OpenAI's dialect."""
+    return [json.loads(line[6:]) for line in reply.body.split(b"\n\n") if line and line != b"data: [DONE]"]
+
+
+@pytest.mark.parametrize("kind", [NodeKind.OLLAMA, NodeKind.LLAMACPP])
+@pytest.mark.parametrize("name", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_stream_of_events_goes_on_as_the_same_stream(name: str, kind: NodeKind) -> None:
+    async with EmulatedCluster(nodes(kind)) as cluster, front(*preferred(cluster)) as gate:
+        fields: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "model": await model_of(gate)}
+        path, body = body_of(name, **fields)
+        truth = await gate.ask("POST", path, body)
+        count = chunks_of(truth)[-1]["usage"]["completion_tokens"]
+        ended = listen(gate)
+        for number, cut in enumerate((1, 2, count // 2, count - 1, count)):
+            fault = {FAULTS[number % len(FAULTS)]: cut}
+            reply = await first_breaks(cluster, gate, name, fault, **fields)
+            assert reply.status == 200, (fault, reply.body)
+            assert text_of(reply) == text_of(truth), (fault, reply.body[-600:])
+            chunks = chunks_of(reply)
+            for field in ("id", "object", "created", "model"):
+                assert len({chunk[field] for chunk in chunks}) == 1, (fault, field)
+            usage = chunks[-1]["usage"]
+            assert usage["completion_tokens"] == count, fault
+            assert abs(usage["prompt_tokens"] - chunks_of(truth)[-1]["usage"]["prompt_tokens"]) <= count
+            assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+            choices = [choice for chunk in chunks for choice in chunk["choices"]]
+            assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["stop"], fault
+            beginnings = [choice.get("delta", {}).get("role") for choice in choices[cut + 1 :]]
+            assert not any(beginnings), fault  # what another node said says so once at most
+            end = ended[-2]
+            assert (end.outcome, end.resumed, len(end.nodes)) == ("ok", 1, 2), (fault, end)
+            assert end.counters is not None
+            assert end.counters.output_tokens == count
+        assert all(node.stats.in_flight == 0 for node in cluster.nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "resumed"),
+    [
+        ("/api/chat", NodeKind.OLLAMA, 1),  # the second node breaks already while it renders the prompt
+        ("/v1/chat/completions", NodeKind.OLLAMA, 1),
+        ("raw", NodeKind.OLLAMA, 2),
+        ("/api/chat", NodeKind.LLAMACPP, 2),
+        ("/v1/chat/completions", NodeKind.LLAMACPP, 2),
+    ],
+)
+async def test_an_answer_that_breaks_twice_is_whole_all_the_same(name: str, kind: NodeKind, resumed: int) -> None:
+    async with EmulatedCluster(nodes(kind, count=3)) as cluster, front(*preferred(cluster)) as gate:
+        path, body = body_of(name, stream=True, model=await model_of(gate))
+        truth = await gate.ask("POST", path, body)
+        ended = listen(gate)
+        for node in cluster.nodes[:2]:
+            node.faults.set(die_after=4)
+        reply = await gate.ask("POST", path, body)
+        assert text_of(reply) == text_of(truth)
+        assert (ended[-1].outcome, ended[-1].resumed, len(ended[-1].nodes)) == ("ok", resumed, 3)
+
+
+@pytest.mark.parametrize("name", ["/api/chat", "/v1/chat/completions"])
+async def test_an_answer_that_every_node_breaks_ends_with_an_error_after_what_was_right(name: str) -> None:
+    async with EmulatedCluster(nodes(count=2)) as cluster, front(*cluster.urls) as gate:
+        path, body = body_of(name, stream=True)
+        for node in cluster.nodes:
+            node.faults.set(die_after=3)
+        reply = await gate.ask("POST", path, body)
+        assert reply.status == 200
+        last = reply.body.rstrip().splitlines()[-1].removeprefix(b"data: ")
+        assert json.loads(last)["error"]
+        assert reply.body.count(b'"content":') == 3  # the other one breaks while it renders
 
 
 @pytest.mark.parametrize("name", ["/api/chat", "/api/generate", "raw"])

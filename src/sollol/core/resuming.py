@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from .node import NodeState
 from .types import Dialect, Model, NodeKind, Task
 
-_OPENAI_NODES = frozenset({NodeKind.LLAMACPP})
+_RENDERED = frozenset({Dialect.OLLAMA, Dialect.OPENAI})
 
 
 def continues(task: Task, kind: NodeKind) -> bool:
     """Whether an answer to ``task`` that such a node began can be continued: the prompt can be had as the model sees it.
 
-    Ollama's own dialect at Ollama and llama.cpp, OpenAI's at llama.cpp. Other engines render no prompt for us.
+    Ollama's dialect and OpenAI's at Ollama and llama.cpp. Other engines render no prompt for us.
     """
-    return kind in _OPENAI_NODES or (kind is NodeKind.OLLAMA and task.dialect is Dialect.OLLAMA)
+    return kind in (NodeKind.OLLAMA, NodeKind.LLAMACPP) and task.dialect in _RENDERED
 
 
 def same(kind: NodeKind, model: Model, node: NodeState) -> bool:

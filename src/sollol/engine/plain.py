@@ -68,7 +68,8 @@ class PlainAttempt(Attempt):
         watch.feed(data)
         progress.tokens = watch.tokens
         progress.last_at = self._clock.now()
-        if self._rest or watch.error is not None or not data.endswith(self._gap):
+        sign = self._said.sign
+        if self._rest or watch.error is not None or not data.endswith(self._gap) or (sign and sign in data):
             self._pass(data)
         else:
             self._show(data)

@@ -22,6 +22,7 @@ from sollol.wire.errors import message
 from sollol.wire.replies import Ending, document, watcher
 from sollol.wire.routing import Annotate
 from sollol.wire.said_events import SaidEvents
+from sollol.wire.translate import Translation, translation
 
 _JSON: Final[Header] = (b"content-type", b"application/json")
 _GENERATE: Final = "/api/generate"
@@ -184,8 +185,11 @@ def rendering(task: Task, known: NodeState, story: Story, decision: Decision) ->
     node = known.node.id
     if story.model is None or not same(story.kind, story.model, known):
         raise CannotCarry(node, RequestError("it does not have the same model as the node that began the answer"))
-    if wire.raw_prompt(task) is not None:
+    if wire.raw_prompt(task, known.kind) is not None:
         return None
+    if known.kind is NodeKind.OLLAMA and task.dialect is Dialect.OPENAI:
+        made = _translated(task, known)
+        return Outgoing("POST", made.path, task.headers, wire.rendering(wire.as_native(made.body)))
     if known.kind is NodeKind.OLLAMA:
         return Outgoing("POST", task.path, task.headers, wire.rendering(_asked(task, known)))
     body = plan(task, known, decision).outgoing.body
@@ -202,12 +206,14 @@ def prompt_of(node: str, kind: NodeKind, reply: bytes) -> str:
 
 def going_on(task: Task, known: NodeState, story: Story, decision: Decision, prompt: str | None) -> Plan:
     """The plan for the attempt that goes on. ``prompt`` is the rendered one, None for the client's own."""
-    text = wire.raw_prompt(task) if prompt is None else prompt
+    text = wire.raw_prompt(task, known.kind) if prompt is None else prompt
     prompt = (text or "") + story.said.text
     left = story.left(task)
     extra: tuple[Filter, ...] = ()
     if task.details and task.dialect is Dialect.OLLAMA:
         extra = (Annotate(decision, known.node, known.kind, resumed=story.nodes),)
+    if known.kind is NodeKind.OLLAMA and task.dialect is Dialect.OPENAI:
+        return _in_events(task, known, story, prompt, left)
     content = b"" if task.stream else b"application/json; charset=utf-8"
     if known.kind is NodeKind.OLLAMA:
         outgoing = Outgoing("POST", _GENERATE, task.headers, wire.going_on(_asked(task, known), prompt, left))
@@ -224,6 +230,22 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
         return Plan(outgoing, watch, usual.document, filters, usual.content_type, usual.refusal, made=usual.made)
     assert isinstance(story.said, SaidEvents)
     return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before),))
+
+
+def _in_events(task: Task, known: NodeState, story: Story, prompt: str, left: int | None) -> Plan:
+    """A stream of OpenAI's dialect goes on at an Ollama node, which is asked in its own."""
+    made = _translated(task, known)
+    body = wire.going_on(wire.as_native(made.body), prompt, left)
+    outgoing = Outgoing("POST", _GENERATE, task.headers, body)
+    assert isinstance(story.said, SaidEvents)
+    filters = (made, wire.AsChunks(story.said, story.before))
+    watch = watcher(Dialect.OLLAMA, _GENERATE)
+    return Plan(outgoing, watch, _native, filters, made.content_type, made.error, made=made)
+
+
+def _translated(task: Task, known: NodeState) -> Translation:
+    model = known.models.get(task.model)
+    return translation(task, model.native if model is not None else task.model, NodeKind.OLLAMA)
 
 
 def _asked(task: Task, known: NodeState) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from sollol.core.types import Dialect, Task
+from sollol.core.types import Dialect, NodeKind, Task
 
 from .bodies import changed
 from .said import SaidLines
@@ -26,6 +26,8 @@ _OLLAMA_GENERATE: Final = "/api/generate"
 _CHAT_ONLY: Final = ("messages", "max_completion_tokens", "chat_template_kwargs", "response_format", "reasoning_effort")
 # What shapes the prompt of a generate and is refused, or counted twice, with raw; and what is asked anew.
 _RENDERED: Final = ("system", "template", "context", "suffix", "images", "_debug_render_only", "priority")
+# What Ollama takes for options that a request in OpenAI's dialect leaves out; its own dialect has others.
+_OPENAI_OPTIONS: Final = {"temperature": Raw(b"1.0"), "top_p": Raw(b"1.0")}
 
 _fields: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
@@ -54,16 +56,26 @@ class _Raw(Struct):
     prompt: str | None = None
 
 
-def raw_prompt(task: Task) -> str | None:
-    """The prompt of a request that no template touches; None where a node has to render it."""
-    if task.path in (_OLLAMA_GENERATE, COMPLETIONS):
+def raw_prompt(task: Task, kind: NodeKind) -> str | None:
+    """The prompt of a request that no template touches at a node of `kind`; None where the node has to render it.
+
+    Ollama puts plain completions of OpenAI's dialect through its template, llama.cpp does not.
+    """
+    if task.path == COMPLETIONS:
+        return None if kind is NodeKind.OLLAMA else msgspec.json.decode(task.body, type=_Raw).prompt or ""
+    if task.path == _OLLAMA_GENERATE:
         seen = msgspec.json.decode(task.body, type=_Raw)
-        if seen.raw or task.path == COMPLETIONS:
-            return seen.prompt or ""
+        return (seen.prompt or "") if seen.raw else None
     return None
 
 
 # --- Ollama's nodes
+
+
+def as_native(translated: bytes) -> bytes:
+    """The translated body of a request in OpenAI's dialect as Ollama itself reads one: by its template, with its defaults."""
+    options = msgspec.json.decode(_fields(translated).get("options") or b"{}", type=dict[str, Raw])
+    return changed(translated, {"options": {**_OPENAI_OPTIONS, **options}}, ("raw",))
 
 
 def rendering(body: bytes) -> bytes:
@@ -193,7 +205,9 @@ class Sum:
 
 
 class AsChunks:
-    """Events of /v1/completions as those of the stream that broke off: its id, its shape, and the sum of its usage."""
+    """Events of /v1/completions, or translated ones, as those of the stream that broke off: its id, its shape, the sum of its
+    usage, and no second beginning.
+    """
 
     def __init__(self, said: SaidEvents, before: Before) -> None:
         self._head = said.head
@@ -235,6 +249,8 @@ class AsChunks:
 
 
 def _chat_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(choice.get("delta"), dict):
+        return {**choice, "delta": {name: value for name, value in choice["delta"].items() if name != "role"}}
     text = choice.get("text") or ""
     delta = {"content": text} if text or not choice.get("finish_reason") else {}
     return {"index": 0, "delta": delta, "finish_reason": choice.get("finish_reason")}

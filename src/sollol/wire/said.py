@@ -55,6 +55,7 @@ class SaidLines:
     )
 
     gap = b"\n"
+    sign = b""
 
     def __init__(self, whole: bool = False) -> None:
         self._whole = whole

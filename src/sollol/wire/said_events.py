@@ -14,6 +14,8 @@ from .unreadable import UNREADABLE
 _DONE: Final = b"[DONE]"
 _ERRORS: Final = (b'data: {"error"', b'data:{"error"', b"error: {", b"error:{")
 _ENDS: Final = (b"\n\n", b"\n\r\n")
+# With an event like this Ollama ends the stream of an engine that died.
+_NAMELESS: Final = b'"model":""'
 
 
 class _Delta(Struct):
@@ -40,10 +42,11 @@ _fields: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 class SaidEvents:
     """The events of /v1/chat/completions or /v1/completions, with the attributes of `SaidLines`; `add` takes whole events.
 
-    ``head`` holds what all events of one answer repeat: id, object, created, model.
+    ``head`` holds what all events of one answer repeat: id, object, created, model. An event with ``sign`` in it ends a stream
+    that broke; it is empty where nothing is such a sign.
     """
 
-    __slots__ = ("_closed", "_pieces", "_said", "_size", "done", "head", "plain", "tokens")
+    __slots__ = ("_closed", "_pieces", "_said", "_size", "done", "head", "plain", "sign", "tokens")
 
     gap = b"\n\n"
 
@@ -56,9 +59,12 @@ class SaidEvents:
         self.tokens = 0
         self.plain = True
         self.done = False
+        self.sign = _NAMELESS
 
     def add(self, events: bytes) -> None:
         """Take in what the client is shown."""
+        if not self.tokens and not self._pieces and _NAMELESS in events:
+            self.sign = b""  # nothing of it has a name: that is the way of this server
         self._pieces.append(events)
         self._size += len(events)
         if self._size > PIECES:
@@ -73,6 +79,8 @@ class SaidEvents:
         """The whole events of `data` up to the first that tells an error, and what is left after the last of them."""
         errors = [0 if data.startswith(error) else data.find(b"\n" + error) + 1 or None for error in _ERRORS]
         found = [at for at in errors if at is not None]
+        if self.sign and (nameless := data.find(self.sign)) >= 0:
+            found.append(max(data.rfind(gap, 0, nameless) + len(gap) if gap in data[:nameless] else 0 for gap in _ENDS))
         if found:
             return data[: min(found)], data[min(found) :]
         end = max(at + len(gap) if (at := data.rfind(gap)) >= 0 else 0 for gap in _ENDS)

@@ -115,3 +115,22 @@ def test_thoughts_and_calls_and_what_cannot_be_read_are_not_plain(line: bytes, p
     said.add(line)
     said.read()
     assert said.plain is plain
+
+
+NAMELESS = b'data: {"id":"chatcmpl-1","model":"","choices":[{"index":0,"delta":{"content":""}}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "piece", "shown"),
+    [
+        (chunk("a"), chunk("b") + NAMELESS, chunk("b")),
+        (chunk("a"), NAMELESS, b""),
+        (chunk("a"), NAMELESS + b"data: [DONE]\n\n", b""),
+        (chunk("a"), chunk('"model":""'), chunk('"model":""')),
+        (NAMELESS, NAMELESS, NAMELESS),  # a server that never names its model
+    ],
+)
+def test_an_event_without_a_model_is_the_last_of_an_engine_that_died(before: bytes, piece: bytes, shown: bytes) -> None:
+    said = SaidEvents()
+    said.add(said.cut(before)[0] or before)
+    assert said.cut(piece) == (shown, piece.removeprefix(shown))
