@@ -197,14 +197,20 @@ def arguments_text(raw: Raw) -> str:
 
 
 def arguments_object(text: str) -> Raw:
-    """The arguments of a call as a JSON object. Raises ValueError for what is none."""
+    """The arguments of a call as a JSON object, on one line. Raises ValueError for what is none."""
     if not text.strip():
         return Raw(b"{}")
     try:
         msgspec.json.decode(text, type=dict[str, Raw])
     except UNREADABLE as error:
         raise ValueError(f"the arguments of a tool call are no JSON object: {error}") from None
-    return Raw(text.encode())
+    return on_one_line(Raw(text.encode()))
+
+
+def on_one_line(value: Raw) -> Raw:
+    """The same JSON without line breaks: it is put into lines and events, and clients and models like to set theirs out."""
+    written = bytes(value)
+    return Raw(msgspec.json.format(written, indent=-1)) if b"\n" in written or b"\r" in written else value
 
 
 def level(effort: str) -> bool | str:

@@ -268,6 +268,30 @@ def test_calls_that_overlap_come_out_whole(path: str) -> None:
     assert told(path, translated(path, NodeKind.VLLM, body)) == {**EXPECTED, "thinking": ""}
 
 
+@pytest.mark.parametrize("path", OPENAI_CLIENTS)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_arguments_that_a_model_sets_out_over_lines_stay_on_one(path: str, newline: str) -> None:
+    body = (
+        call_event(0, newline.join(["{", '  "a": 1', "}"]), "f") + call_event(1, '{"b"', "g") + call_event(1, f":{newline} 2}}")
+        + event({"content": "héllo"}) + event({}, "tool_calls") + DONE
+    )  # fmt: skip
+    assert told(path, translated(path, NodeKind.VLLM, body)) == {**EXPECTED, "thinking": ""}
+
+
+@pytest.mark.parametrize("kind", [NodeKind.VLLM, NodeKind.OLLAMA])
+def test_what_a_reply_repeats_of_a_request_that_is_set_out_over_lines_stays_on_one(kind: NodeKind) -> None:
+    path = "/v1/responses"
+    asked = {
+        "model": "m", "stream": True, "input": "hi", "metadata": {"a": "b"}, "reasoning": {"effort": "low"},
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}],
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+    }  # fmt: skip
+    body = json.dumps(asked, indent=2).encode()
+    task = Task(1, read(path, body).kind, dialect_of(path), path, "m", body, 100.0, stream=True)
+    one = translation(task, "native", kind)
+    assert told(path, one.feed(stream_of(kind), 101.0) + one.finish(102.0)) == EXPECTED
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/messages"])
 def test_arguments_that_are_no_json_end_the_stream_with_an_error(path: str) -> None:
     one = made(path, NodeKind.LLAMACPP)

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from sollol.core.types import Dialect, Kind
 from sollol.errors import Untranslatable
 
-from ..neutral import Asked, Call, Format, Message, Tool, arguments_text, joined, level, paired
+from ..neutral import Asked, Call, Format, Message, Tool, arguments_text, joined, level, on_one_line, paired
 from ..prompts import NOTHING
 from .body import Fields, cannot, fields_of, has, limit_of, sampling, text, tool_choice, typed, value_of, whole
 from .openai_request import Part, parts_of
@@ -84,7 +84,7 @@ def parse(path: str, body: bytes, stream: bool, node: Dialect) -> Asked:
         if name not in _NEEDLESS:
             raise cannot("include", f'there is no "{name}"')
     asked.logprobs = _LOGPROBS in included or asked.top_logprobs is not None
-    asked.echo = {name: fields[name] for name in (*ECHOED, *_MORE_ECHOED) if name in fields}
+    asked.echo = {name: on_one_line(fields[name]) for name in (*ECHOED, *_MORE_ECHOED) if name in fields}
     return asked
 
 
