@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from benchmarks.faults.before import tries
-from benchmarks.faults.client import ANSWERED, SHAPES, call, eventually, finish
-from benchmarks.faults.middle import fixed
+from benchmarks.faults.client import SHAPES, call, eventually, finish
 from benchmarks.faults.nodes import OTHER, Nodes
 from benchmarks.faults.stage import VICTIM, Found, Stage, p95
 
@@ -45,9 +44,7 @@ async def replaced(here: Stage, count: int) -> Found:
     new = await asyncio.to_thread(Nodes, [spec], port=port)
     try:
         begun = asyncio.get_running_loop().time()
-        broken = [await finish(one) for one in streams]
-        found.count(broken)
-        found.must(all(one.verdict()[0] == ANSWERED or fixed(one) for one in broken), "an answer broke off that could go on")
+        found.count([await finish(one) for one in streams])
         later = await here.burst(count)
 
         async def served() -> bool:
@@ -59,10 +56,9 @@ async def replaced(here: Stage, count: int) -> Found:
         name = next((name for name in await here.gate.models() if "new" in name), "")
         later += await here.burst(min(count, 50), model=replace(new_model, name=name), shape=SHAPES[2])
         found.count(later)
-        found.must(all(one.verdict()[0] == ANSWERED for one in later), "an error after the break")
         found.figures = {"known_s": seconds}
         found.headline = f"its model was known within {seconds:.1f} s"
-        found.nothing_lost(all_answered=False)
+        found.nothing_lost()
     finally:
         new.close()
     return found

@@ -7,27 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.faults.before import Scenario, play, usable
-from benchmarks.faults.client import ANSWERED, SHAPES, Conversation, Shape, eventually, finish
+from benchmarks.faults.client import SHAPES, Conversation, Shape, eventually, finish
 from benchmarks.faults.stage import VICTIM, Found, Stage, p95
 
 STREAMS = SHAPES[:3]
 
 
-def fixed(one: Conversation) -> bool:
-    """Whether an answer cannot go on elsewhere: OpenAI's streams from Ollama, which renders no prompts in that dialect."""
-    return one.asked.shape.stream and not one.asked.shape.native
-
-
 def judge(found: Found, hit: Sequence[Conversation], *, gap: float) -> None:
-    """All answered that can go on, the others told, and no stream stood still for longer than `gap` seconds."""
+    """All answered, and no stream stood still for longer than `gap` seconds."""
     found.count(hit)
-    untold = [one for one in hit if one.verdict()[0] != ANSWERED and not fixed(one)]
     longest = max(one.gap for one in hit)
     found.figures |= {"p95_s": p95(one.seconds for one in hit), "longest_pause_s": longest}
     found.headline = f"longest pause {longest:.2f} s"
     found.must(longest <= gap, f"a stream stood still for {longest:.1f} s")
-    found.must(not untold, f"{len(untold)} answers broke off that could go on")
-    found.nothing_lost(all_answered=False)
+    found.nothing_lost()
 
 
 def cut(*, gap: float, shapes: Sequence[Shape] = SHAPES, **faults: Any) -> Scenario:
@@ -37,7 +30,7 @@ def cut(*, gap: float, shapes: Sequence[Shape] = SHAPES, **faults: Any) -> Scena
         found = Found()
         _, hit = await play(here, count, faults, shapes)
         judge(found, hit, gap=gap)
-        found.must(here.gate.resumed or found.errors, "the fault hit nobody")
+        found.must(here.gate.resumed, "the fault hit nobody")
         return found
 
     return scenario
@@ -105,6 +98,5 @@ async def flapping(here: Stage, count: int) -> Found:
     found.figures = {"p95_s": p95(one.seconds for one in every), "back_s": back or 0.0}
     found.headline = f"p95 {found.figures['p95_s']:.2f} s; used again {back or 0:.2f} s after the last return"
     found.must(back is not None and back <= 2, "not used again within 2 s")
-    found.must(all(one.verdict()[0] == ANSWERED or fixed(one) for one in every), "an answer broke off that could go on")
-    found.nothing_lost(all_answered=False)
+    found.nothing_lost()
     return found

@@ -27,22 +27,7 @@ def _row(name: str, count: int) -> object:
     return pytest.param(name, count, id=f"{name}-{count}", marks=marks)
 
 
-# Rows about going on with broken answers and about nodes that stand still come with those features.
-LATER = {
-    "silent",
-    "dies-in-answer",
-    "broken-connection",
-    "error-line",
-    "no-end",
-    "no-last-line",
-    "stalls",
-    "ten-times-slower",
-    "flapping",
-    "node-replaced",
-    "real-dies",
-    "real-stalls",
-}
-RUNS = [_row(name, count) for name, row in ROWS.items() if name not in LATER for count in row.short_sizes]
+RUNS = [_row(name, count) for name, row in ROWS.items() for count in row.short_sizes]
 
 
 @pytest.mark.slow
