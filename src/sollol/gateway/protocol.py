@@ -19,6 +19,8 @@ from .http import App
 
 LAST_WORDS_SECONDS = 0.1
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))  # a client without power is noticed in 60 s
+# What a client has not read waits at its node and not, with megabytes for each, in our kernel.
+_UNSENT = ("TCP_NOTSENT_LOWAT", 131_072)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Serving:
         for sock in self._server.sockets:  # what is accepted inherits these
             with contextlib.suppress(OSError, AttributeError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for name, seconds in _KEEPALIVE:
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+                for name, value in (*_KEEPALIVE, _UNSENT):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sweep()
 
     def stop(self) -> None:
