@@ -11,9 +11,11 @@ from sollol.errors import SollolError
 from sollol.gateway import admin, listings, models, passthrough
 from sollol.gateway.answers import send
 from sollol.gateway.context import Gateway
+from sollol.gateway.count_tokens import CountTokens
 from sollol.gateway.http import Request, Route
 from sollol.gateway.inference import PATHS, Inference
 from sollol.wire import errors as wire_errors
+from sollol.wire.newer_requests import COUNT_TOKENS
 from sollol.wire.requests import dialect_of
 
 # Bodies of the own API and of everything that is not known are small.
@@ -39,6 +41,7 @@ class GatewayApp:
         self._guard = gateway.guard
         limit = gateway.config.limits.json_body_bytes
         self._exact: dict[str, dict[str, Route]] = {path: {"POST": Route(inference, limit)} for path in PATHS}
+        self._exact[COUNT_TOKENS] = {"POST": Route(CountTokens(gateway, inference), limit)}
         self._prefixes: dict[str, dict[str, Route]] = {}
         self._unknown = Route(partial(passthrough.unknown, gateway), limit)
         for table in (listings.ROUTES, models.ROUTES, admin.ROUTES):
