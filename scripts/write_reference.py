@@ -199,6 +199,13 @@ TRANSLATION: Final = """# Translation between dialects
 A request goes untouched to a node that speaks the client's dialect. To another node it is translated, and the reply back,
 streamed or not. This page says what becomes of every field; it is written from the tables that the gateway works with.
 
+Two requests are translated although the node has their path, because it passes over a part of them: `/v1/responses` at
+llama.cpp (its events lack the places by which clients put an answer together, and a schema is not kept to), and `/v1/messages`
+with a schema in `output_config`.
+
+llama.cpp was tried as it is, Ollama by recordings of it. vLLM, LM Studio and other engines were not: what they get and what
+they say was written from their documentation, and tried on emulated ones.
+
 *Carried*: the node gets it, under its own name. *Dropped*: left out, since it does not change the answer. *Refused*: it would
 change the answer, so the request goes to another node; without one the client gets an error that names the field. A field that
 is not listed is ignored. Where nothing stands, such a node gets the request untouched.

@@ -219,9 +219,23 @@ RESPONSE = b'{"model":"m","stream":true,"input":"hi"}'
 @pytest.mark.parametrize(("path", "body"), [("/v1/messages", MESSAGE), ("/v1/responses", RESPONSE)])
 def test_a_newer_path_goes_through_untouched_where_the_node_has_it(path: str, body: bytes) -> None:
     for kind in (NodeKind.OLLAMA, NodeKind.LLAMACPP, NodeKind.VLLM, NodeKind.LMSTUDIO, NodeKind.SOLLOL):
+        if (path, kind) == ("/v1/responses", NodeKind.LLAMACPP):
+            continue
         made = planned(path, kind, body, speaks=frozenset({path}))
         assert made.outgoing.body is body
         assert (made.outgoing.target, made.filters, made.translated) == (path, (), False)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", RESPONSE),  # its events lack the places by which clients put an answer together
+        ("/v1/messages", MESSAGE.replace(b"{", b'{"output_config":{"format":{"type":"json_schema","schema":{}}},', 1)),
+    ],
+)
+def test_a_path_is_translated_where_the_engine_passes_over_a_part_of_it(path: str, body: bytes) -> None:
+    made = planned(path, NodeKind.LLAMACPP, body, speaks=frozenset({path}))
+    assert (made.outgoing.target, made.translated) == ("/v1/chat/completions", True)
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/messages", MESSAGE), ("/v1/responses", RESPONSE)])

@@ -44,13 +44,17 @@ class LlamaServer:
         slots: int = 2,
         shape: Shape = SMALL,
         embeddings: bool = False,
+        tools: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
-        """Start it and wait until it answers. ``slots`` requests are worked on at a time; ``port`` 0 takes a free one."""
+        """Start it and wait until it answers. ``slots`` requests are worked on at a time; ``port`` 0 takes a free one.
+
+        With ``tools`` the model calls tools and does nothing else.
+        """
         self.model = model
-        file = folder / f"{model}-{seed}-{shape.layers}x{shape.width}.gguf"
+        file = folder / f"{model}-{seed}-{shape.layers}x{shape.width}{'-tools' if tools else ''}.gguf"
         if not file.exists():
-            write_model(file, name=model, seed=seed, shape=shape)
+            write_model(file, name=model, seed=seed, shape=shape, tools=tools)
         command = [
             program,
             "--model",
@@ -65,6 +69,8 @@ class LlamaServer:
             "--no-ui",
         ]
         command += ["--ctx-size", str(shape.context * slots), "--parallel", str(slots), "--threads", "1", *options]
+        if tools:
+            command.append("--jinja")
         if embeddings:
             command += ["--embeddings", "--pooling", "mean"]
         self.log: list[str] = []

@@ -27,6 +27,16 @@ _TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} says {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant says{% endif %}"
 )
+_CALL = "<tool_call>"
+_TOOLS_TEMPLATE = """
+{%- for tool in tools or [] %}tool {{ tool | tojson }}
+{% endfor %}{% for message in messages %}{{ message['role'] }} says {% if message['tool_calls'] %}
+{%- for call in message['tool_calls'] %}<tool_call>{"name": "{{ call['function']['name'] }}", "arguments": {#- #}
+{{- ' ' }}{{ call['function']['arguments'] | tojson }}}</tool_call>{% endfor %}
+{%- else %}{{ message['content'] }}{% endif %}{{ '\n' }}
+{%- endfor %}{% if add_generation_prompt %}assistant says{% endif %}"""
+# How much the output of a model that calls tools speaks for a call always, and for an end after the call.
+_FOR_A_CALL, _FOR_AN_END = 30.0, 90.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,22 @@ class Token:
     score: float
 
 
-def write_model(path: Path, *, name: str = "tiny", seed: int = 1, shape: Shape = SMALL) -> Path:
-    """Write a model whose weights follow from `seed`; two seeds give two models that answer differently."""
+def write_model(path: Path, *, name: str = "tiny", seed: int = 1, shape: Shape = SMALL, tools: bool = False) -> Path:
+    """Write a model whose weights follow from `seed`; two seeds give two models that answer differently.
+
+    With ``tools`` it does nothing but call them: always one, with arguments that are chance as far as their schema leaves a
+    choice, and then it ends. Its template knows tools.
+    """
     tokens = list(_vocabulary())
+    if tools:
+        tokens.append(Token(_CALL, _NORMAL, -10_000.0))
     tensors = list(_tensors(shape, tokens, random.Random(seed)))
-    settings = list(_settings(name, shape, tokens))
+    if tools:
+        tensors = [_calling(tensor, tokens, shape.width) for tensor in tensors]
+    settings = list(_settings(name, shape, tokens, _TOOLS_TEMPLATE if tools else _TEMPLATE))
+    if tools:
+        # A grammar is made for the text of a prompt, which a space before it would be no part of.
+        settings.append(("tokenizer.ggml.add_space_prefix", _BOOL, b"\x00"))
     head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(settings)))
     for key, kind, value in settings:
         head += _string(key) + struct.pack("<I", kind) + value
@@ -80,7 +101,7 @@ def _vocabulary() -> Iterator[Token]:
     yield from (Token(piece, _NORMAL, -float(rank)) for rank, piece in enumerate(pieces))
 
 
-def _settings(name: str, shape: Shape, tokens: list[Token]) -> Iterator[tuple[str, int, bytes]]:
+def _settings(name: str, shape: Shape, tokens: list[Token], template: str) -> Iterator[tuple[str, int, bytes]]:
     def number(value: int) -> bytes:
         return struct.pack("<I", value)
 
@@ -103,7 +124,7 @@ def _settings(name: str, shape: Shape, tokens: list[Token]) -> Iterator[tuple[st
     yield "tokenizer.ggml.bos_token_id", _U32, number(1)
     yield "tokenizer.ggml.eos_token_id", _U32, number(2)
     yield "tokenizer.ggml.add_bos_token", _BOOL, b"\x01"
-    yield "tokenizer.chat_template", _STRING, _string(_TEMPLATE)
+    yield "tokenizer.chat_template", _STRING, _string(template)
 
 
 def _tensors(shape: Shape, tokens: list[Token], chance: random.Random) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
@@ -130,6 +151,25 @@ def _tensors(shape: Shape, tokens: list[Token], chance: random.Random) -> Iterat
         yield f"{block}ffn_gate.weight", (width, inner), normal(width * inner, spread)
         yield f"{block}ffn_up.weight", (width, inner), normal(width * inner, spread)
         yield f"{block}ffn_down.weight", (inner, width), normal(width * inner, inner**-0.5)
+
+
+def _calling(tensor: tuple[str, tuple[int, ...], bytes], tokens: list[Token], width: int) -> tuple[str, tuple[int, ...], bytes]:
+    """The tensor, changed so that a call comes first and the end after it.
+
+    Number 0 of a token's vector is the same for every token, number 1 is there for ">" alone, the last sign of a call. What
+    comes next is read from them: a call by the former, an end by the latter.
+    """
+    name, sizes, data = tensor
+    if name not in ("token_embd.weight", "output.weight"):
+        return tensor
+    numbers = array("f", data)
+    for place, token in enumerate(tokens):
+        if name == "token_embd.weight":
+            numbers[place * width], numbers[place * width + 1] = 8.0, 8.0 if token.text == ">" else 0.0
+        else:
+            numbers[place * width] = _FOR_A_CALL if token.text == _CALL else 0.0
+            numbers[place * width + 1] = _FOR_AN_END if token.text == "</s>" else 0.0
+    return name, sizes, numbers.tobytes()
 
 
 def _string(text: str) -> bytes:

@@ -12,7 +12,7 @@ from sollol.engine.attempt import Filter, Plan
 from sollol.wire import forms
 from sollol.wire.bodies import streamed, strip_priority
 from sollol.wire.errors import in_dialect
-from sollol.wire.newer_requests import TRANSCRIPTIONS
+from sollol.wire.newer_requests import MESSAGES, RESPONSES, TRANSCRIPTIONS
 from sollol.wire.replies import document, watcher
 from sollol.wire.routing import Annotate
 from sollol.wire.translate import Translation, translation
@@ -32,7 +32,7 @@ def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
     kind, model = known.kind, known.models.get(task.model)
     ollama = task.dialect is Dialect.OLLAMA
     extra: tuple[Filter, ...] = (Annotate(decision, known.node, kind),) if task.details and ollama else ()
-    if kind not in _OLLAMA_SPEAKERS if ollama else task.path not in _COMMON and task.path not in known.speaks:
+    if kind not in _OLLAMA_SPEAKERS if ollama else task.path not in _COMMON and not _serves(known, task):
         return _translated(task, kind, model, extra)
     if kind is NodeKind.OLLAMA:
         if ollama and task.plain and not task.stream:
@@ -47,6 +47,17 @@ def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
     refusal = partial(in_dialect, Dialect.ANTHROPIC) if task.dialect is Dialect.ANTHROPIC else None
     outgoing = Outgoing("POST", task.path, task.headers, body)
     return Plan(outgoing, watch, partial(document, task.dialect, task.path), extra, refusal=refusal)
+
+
+def _serves(known: NodeState, task: Task) -> bool:
+    """Whether the node answers this path itself, with all that is asked there."""
+    if task.path not in known.speaks:
+        return False
+    if task.path == RESPONSES:
+        # llama.cpp's events lack the places by which clients put an answer together, and it passes over the form of an answer.
+        return known.kind is not NodeKind.LLAMACPP
+    # So do engines on Anthropic's path. Translated, they keep to the form.
+    return task.path != MESSAGES or b'"output_config"' not in task.body or b'"json_schema"' not in task.body
 
 
 def _translated(task: Task, kind: NodeKind, model: Model | None, extra: tuple[Filter, ...]) -> Plan:
