@@ -112,6 +112,7 @@ async def test_the_text_is_that_of_an_unbroken_answer_wherever_it_breaks(name: s
                 assert text_of(reply) == text_of(truth), (cut, stream)
                 told = last_of(reply)
                 assert told["eval_count"] == count, (cut, stream, told)
+                assert told["_sollol_routing"] == {"resumed_from": [cluster.urls[0][7:]]}
                 assert abs(told["prompt_eval_count"] - last_of(truth)["prompt_eval_count"]) <= count
                 assert set(told) >= set(last_of(truth)) - {"context", "load_duration"}, (cut, stream)
                 end = ended[-2]
@@ -143,6 +144,9 @@ async def test_a_stream_of_events_goes_on_as_the_same_stream(name: str, kind: No
             chunks = chunks_of(reply)
             for field in ("id", "object", "created", "model"):
                 assert len({chunk[field] for chunk in chunks}) == 1, (fault, field)
+            (last,) = [chunk for chunk in chunks if "_sollol_routing" in chunk]
+            assert last["choices"][0]["finish_reason"] == "stop"
+            assert last["_sollol_routing"] == {"resumed_from": [cluster.urls[0][7:]]}
             usage = chunks[-1]["usage"]
             assert usage["completion_tokens"] == count, fault
             assert abs(usage["prompt_tokens"] - chunks_of(truth)[-1]["usage"]["prompt_tokens"]) <= count
@@ -156,6 +160,17 @@ async def test_a_stream_of_events_goes_on_as_the_same_stream(name: str, kind: No
             assert end.counters is not None
             assert end.counters.output_tokens == count
         assert all(node.stats.in_flight == 0 for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_details_that_were_asked_for_tell_who_began(stream: bool) -> None:
+    async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
+        cluster.nodes[0].faults.set(die_after=5)
+        path, body = body_of("/api/chat", stream=stream)
+        reply = await gate.ask("POST", path, body, {"X-SOLLOL-Details": "body"})
+        told = last_of(reply)["_sollol_routing"]
+        assert (told["resumed_from"], told["host"]) == ([cluster.urls[0][7:]], cluster.urls[1][7:])
+        assert b"sollol_resumed_total 1.0" in (await gate.ask("GET", "/metrics")).body
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ class Metrics:
         self._failures: dict[int, int] = {}
         self._cached: dict[str, int] = {}
         self._hedged = 0
+        self._resumed = 0
         self._queued = Spread()
         self.takes: Mapping[type[Event], Callable[..., None]] = {
             TaskEnded: self._ended,
@@ -154,9 +155,11 @@ class Metrics:
             cached.add_metric((how,), count)
         hedged = CounterMetricFamily("sollol_hedged", "Requests that ran on two nodes, where the first answer won")
         hedged.add_metric((), self._hedged)
+        resumed = CounterMetricFamily("sollol_resumed", "Times that another node went on with an answer in its middle")
+        resumed.add_metric((), self._resumed)
         queued = HistogramMetricFamily("sollol_queue_seconds", "Time in the queue")
         queued.add_metric((), self._queued.buckets(), self._queued.sum)
-        yield from (requests, failures, attempts, tokens, cached, hedged, latency, first, queued)
+        yield from (requests, failures, attempts, tokens, cached, hedged, resumed, latency, first, queued)
 
     def _first_token(self, event: FirstToken) -> None:
         self._host(event.node).first.observe(event.at - event.task.arrived)
@@ -172,6 +175,7 @@ class Metrics:
         pair.requests += 1
         if event.hedged:
             self._hedged += 1
+        self._resumed += event.resumed
         if event.outcome == "failed" or event.status >= 500:
             self._failures[event.status] = self._failures.get(event.status, 0) + 1
         if not event.nodes:

@@ -209,16 +209,16 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
     text = wire.raw_prompt(task, known.kind) if prompt is None else prompt
     prompt = (text or "") + story.said.text
     left = story.left(task)
-    extra: tuple[Filter, ...] = ()
-    if task.details and task.dialect is Dialect.OLLAMA:
-        extra = (Annotate(decision, known.node, known.kind, resumed=story.nodes),)
+    # Whoever asked for details gets this one with the others.
+    extra: tuple[Filter, ...] = (Annotate(decision, known.node, known.kind, resumed=story.nodes),) if task.details else ()
+    told = () if extra else story.nodes
     if known.kind is NodeKind.OLLAMA and task.dialect is Dialect.OPENAI:
         return _in_events(task, known, story, prompt, left)
     content = b"" if task.stream else b"application/json; charset=utf-8"
     if known.kind is NodeKind.OLLAMA:
         outgoing = Outgoing("POST", _GENERATE, task.headers, wire.going_on(_asked(task, known), prompt, left))
         shape: tuple[Filter, ...] = () if task.path == _GENERATE else (wire.AsChat(),)
-        filters = (*shape, wire.Sum(story.before, translated=False), *extra)
+        filters = (*shape, wire.Sum(story.before, translated=False, nodes=told), *extra)
         watch = watcher(Dialect.OLLAMA, _GENERATE) if task.stream else None
         return Plan(outgoing, watch, _native, filters, content, gathered=not task.stream)
     usual = plan(task, known, decision)
@@ -226,10 +226,10 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
     outgoing = Outgoing("POST", wire.COMPLETIONS, usual.outgoing.headers, body)
     watch = watcher(Dialect.OPENAI, wire.COMPLETIONS)
     if task.dialect is Dialect.OLLAMA:
-        filters = (usual.filters[0], wire.Sum(story.before, translated=True), *extra)
+        filters = (usual.filters[0], wire.Sum(story.before, translated=True, nodes=told), *extra)
         return Plan(outgoing, watch, usual.document, filters, usual.content_type, usual.refusal, made=usual.made)
     assert isinstance(story.said, SaidEvents)
-    return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before),))
+    return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before, story.nodes),))
 
 
 def _in_events(task: Task, known: NodeState, story: Story, prompt: str, left: int | None) -> Plan:
@@ -238,7 +238,7 @@ def _in_events(task: Task, known: NodeState, story: Story, prompt: str, left: in
     body = wire.going_on(wire.as_native(made.body), prompt, left)
     outgoing = Outgoing("POST", _GENERATE, task.headers, body)
     assert isinstance(story.said, SaidEvents)
-    filters = (made, wire.AsChunks(story.said, story.before))
+    filters = (made, wire.AsChunks(story.said, story.before, story.nodes))
     watch = watcher(Dialect.OLLAMA, _GENERATE)
     return Plan(outgoing, watch, _native, filters, made.content_type, made.error, made=made)
 

@@ -5,6 +5,7 @@ A node renders the prompt as its model sees it; that text and what was said so f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Raw, Struct
 from sollol.core.types import Dialect, NodeKind, Task
 
 from .bodies import changed
+from .routing import DETAILS
 from .said import SaidLines
 from .said_events import SaidEvents, event
 from .unreadable import UNREADABLE
@@ -170,11 +172,13 @@ def _chat_line(line: bytes) -> bytes:
 class Sum:
     """Adds to the counters of an Ollama answer's last line what broken attempts did, and takes off the prompt what they said.
 
-    ``translated``: the line's total is ours already, and counts from the beginning.
+    ``translated``: the line's total is ours already, and counts from the beginning. ``nodes`` said the beginning: the line
+    tells that, unless they are left out.
     """
 
-    def __init__(self, before: Before, translated: bool) -> None:
+    def __init__(self, before: Before, translated: bool, nodes: Sequence[str] = ()) -> None:
         self._rest = b""
+        self._nodes = nodes
         self._adds = {
             "total_duration": 0 if translated else _ns(before.elapsed),
             "prompt_eval_count": -before.tokens,
@@ -201,15 +205,18 @@ class Sum:
         fields: dict[str, Any] = dict(_fields(line))
         for name, more in self._adds.items():
             fields[name] = max(1, (msgspec.json.decode(fields[name], type=int) if name in fields else 0) + more)
+        if self._nodes:
+            fields[DETAILS] = {"resumed_from": self._nodes}
         return _encode(fields)
 
 
 class AsChunks:
     """Events of /v1/completions, or translated ones, as those of the stream that broke off: its id, its shape, the sum of its
-    usage, and no second beginning.
+    usage, and no second beginning. The one with the end tells which ``nodes`` said the beginning.
     """
 
-    def __init__(self, said: SaidEvents, before: Before) -> None:
+    def __init__(self, said: SaidEvents, before: Before, nodes: Sequence[str]) -> None:
+        self._nodes = nodes
         self._head = said.head
         self._chat = bytes(said.head.get("object", Raw(b""))) != b'"text_completion"'
         self._tokens = before.tokens
@@ -238,8 +245,12 @@ class AsChunks:
         if isinstance(usage, dict):
             self._add(usage)
         choices = told.get("choices")
-        if self._chat and isinstance(choices, list):
-            told["choices"] = [_chat_choice(choice) for choice in choices if isinstance(choice, dict)]
+        if isinstance(choices, list):
+            choices = [choice for choice in choices if isinstance(choice, dict)]
+            if self._chat:
+                told["choices"] = [_chat_choice(choice) for choice in choices]
+            if any(choice.get("finish_reason") for choice in choices):
+                told[DETAILS] = {"resumed_from": self._nodes}
         return event({**told, **self._head})
 
     def _add(self, usage: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from sollol.core.explain import reason
 from sollol.core.ports import Header
 from sollol.core.types import Decision, Mode, Node, NodeKind
 
+DETAILS: Final = "_sollol_routing"
+"""The member in which a reply tells where it was made."""
 _DETAILS: Final = b'"_sollol_routing":'
 
 
