@@ -37,6 +37,10 @@ _TYPE: Final = ((b"content-type", b"application/json"),)
 _Form = TypeVar("_Form")
 
 
+class _Named(Struct):
+    model: str
+
+
 class _Count(Struct):
     input_tokens: int
 
@@ -81,7 +85,7 @@ class CountTokens:
             raise NoNodes(nobody(gateway), retry_after=5.0)
         holders = gateway.engine.state.holders(task.model)
         if not holders:
-            raise NoNodeForModel(task.model)
+            raise NoNodeForModel(msgspec.json.decode(task.body, type=_Named).model)  # as the client wrote it
         if task.pin is not None:
             pinned = find(gateway, task.pin)
             if pinned is None:
