@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -80,6 +81,14 @@ class Gate:
     def resumed(self) -> int:
         """Requests that another node went on with, by its log."""
         return self.log.read_text().count(" resumed=")
+
+    async def all_resumed(self) -> int:
+        """The same once the log has been written, which is a moment later."""
+        before = -1
+        while before != (now := self.resumed):
+            before = now
+            await asyncio.sleep(0.25)
+        return now
 
     @property
     def megabytes(self) -> float:

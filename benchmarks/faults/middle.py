@@ -30,7 +30,7 @@ def cut(*, gap: float, shapes: Sequence[Shape] = SHAPES, **faults: Any) -> Scena
         found = Found()
         _, hit = await play(here, count, faults, shapes)
         judge(found, hit, gap=gap)
-        found.must(here.gate.resumed, "the fault hit nobody")
+        found.must(await here.gate.all_resumed(), "the fault hit nobody")
         return found
 
     return scenario

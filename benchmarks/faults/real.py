@@ -107,7 +107,8 @@ async def _break(count: int, how: signal.Signals, gap: float) -> Found:
         os.kill(here.servers[0].pid, how)
         kept = [one.text for one in running]
         _compare(found, [await finish(one) for one in running], whole, kept)
-        found.resumed = here.gate.resumed
+        found.resumed = await here.gate.all_resumed()
+        found.must(found.resumed, "nothing was resumed")
         longest = max(one.gap for one in running)
         found.figures["longest_pause_s"] = longest
         found.headline = f"longest pause {longest:.2f} s; {found.figures['same_as_unbroken']:.0f} of {count} as unbroken"

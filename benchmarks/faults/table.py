@@ -45,7 +45,7 @@ def on(scenario: Scenario, setup: Setup | Callable[[int], Setup] | None = None) 
         chosen = setup(count) if callable(setup) else setup or Setup()
         async with stage(chosen, count, short=short) as here:
             found = await scenario(here, count)
-            found.resumed = here.gate.resumed
+            found.resumed = await here.gate.all_resumed()
             return found
 
     return play
