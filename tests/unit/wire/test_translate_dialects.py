@@ -268,6 +268,14 @@ def test_calls_that_overlap_come_out_whole(path: str) -> None:
     assert told(path, translated(path, NodeKind.VLLM, body)) == {**EXPECTED, "thinking": ""}
 
 
+def test_a_plain_question_has_the_role_of_its_asker() -> None:
+    for path, fields in FIELDS.items():
+        for kind in (NodeKind.OLLAMA, NodeKind.VLLM):
+            if (path, kind) in PAIRS and path != "/v1/completions":
+                messages = json.loads(made(path, kind, **fields).body)["messages"]
+                assert messages == [{"role": "user", "content": "hi"}], (path, kind)
+
+
 @pytest.mark.parametrize("path", OPENAI_CLIENTS)
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_arguments_that_a_model_sets_out_over_lines_stay_on_one(path: str, newline: str) -> None:
@@ -283,7 +291,7 @@ def test_what_a_reply_repeats_of_a_request_that_is_set_out_over_lines_stays_on_o
     path = "/v1/responses"
     asked = {
         "model": "m", "stream": True, "input": "hi", "metadata": {"a": "b"}, "reasoning": {"effort": "low"},
-        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}],
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"enum": [1, 2]}}}}],
         "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
     }  # fmt: skip
     body = json.dumps(asked, indent=2).encode()

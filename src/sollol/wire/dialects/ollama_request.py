@@ -57,9 +57,9 @@ class OllamaToolCall(Struct, omit_defaults=True):
 
 
 class OllamaMessage(Struct, omit_defaults=True):
-    """One message of a chat."""
+    """One message of a chat. Without a role, it is the user's; the default is not "user", for what equals it is not written."""
 
-    role: str = "user"
+    role: str = ""
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
@@ -99,7 +99,7 @@ def _message(seen: OllamaMessage) -> Message:
     parts: list[str | Image] = [seen.content] if seen.content else []
     if seen.images:
         parts += [Image(data, mime_of(data)) for data in seen.images]
-    message = Message(seen.role, parts, seen.thinking or "")
+    message = Message(seen.role or "user", parts, seen.thinking or "")
     if seen.tool_calls:
         message.calls = [_call(call) for call in seen.tool_calls]
     if seen.role == "tool":
