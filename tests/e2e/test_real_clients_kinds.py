@@ -27,6 +27,7 @@ OPENAI_KINDS = tuple(kind for kind in KINDS if kind is not NodeKind.OLLAMA)
 
 QUESTION = "Why is the sky blue?"
 HELLO = [{"role": "user", "content": QUESTION}]
+PARIS = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Paris"]}}, "required": ["city"]}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: Any = {
     "type": "function",
@@ -204,12 +205,102 @@ def by_llama_index(url: str) -> Got:
     }
 
 
+def by_responses(url: str) -> Got:
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        whole = client.responses.create(model=MODEL, input=[{"role": "user", "content": QUESTION}], instructions="Be brief.")
+        # The package puts a stream together by the places in its events, and raises if one does not fit.
+        with client.responses.stream(model=MODEL, input=QUESTION, instructions="Be brief.", temperature=0) as stream:
+            pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+            streamed = stream.get_final_response()
+        short = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=20, temperature=0)
+    assert "".join(pieces) == streamed.output_text == whole.output_text
+    assert len(pieces) > 10
+    assert (whole.status, streamed.status) == ("completed", "completed")
+    assert whole.usage.output_tokens == streamed.usage.output_tokens > 20 == short.usage.output_tokens
+    return {"text": whole.output_text, "short": short.output_text}
+
+
+def by_responses_with_tools(url: str) -> Got:
+    import openai
+
+    tool: Any = {"type": "function", "name": "get_weather", "description": "Weather", "parameters": PARIS, "strict": True}
+    form: Any = {"format": {"type": "json_schema", "name": "answer", "strict": True, "schema": ANSWER}}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        called = client.responses.create(model=MODEL, input=QUESTION, tools=[tool])
+        with client.responses.stream(model=MODEL, input=QUESTION, tools=[tool]) as stream:
+            kinds = [event.type for event in stream]
+            streamed = stream.get_final_response()
+        call = called.output[0]
+        said: Any = [*HELLO, call, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+        answered = client.responses.create(model=MODEL, input=said, tools=[tool])
+        structured = client.responses.create(model=MODEL, input=QUESTION, text=form)
+        thought = client.responses.create(model=THINKER, input=QUESTION, reasoning={"effort": "low"})
+    assert kinds[-1] == "response.completed"
+    assert [(item.name, item.arguments) for item in streamed.output] == [(item.name, item.arguments) for item in called.output]
+    assert [item.type for item in thought.output] == ["reasoning", "message"]
+    return {
+        "calls": [(item.name, json.loads(item.arguments)) for item in called.output],
+        "answered": bool(answered.output_text),
+        "structured": json.loads(structured.output_text),
+        "thought": thought.output_text,
+    }
+
+
+def by_anthropic(url: str) -> Got:
+    import anthropic
+
+    tool: Any = {"name": "get_weather", "description": "The weather of a city", "input_schema": PARIS}
+    asked: Any = {"model": MODEL, "messages": HELLO}
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+        whole = client.messages.create(**asked, max_tokens=20, system="Be brief.")
+        with client.messages.stream(**asked, max_tokens=20, system=[{"type": "text", "text": "Be brief."}]) as stream:
+            text = "".join(stream.text_stream)
+            streamed = stream.get_final_message()
+        called = client.messages.create(**asked, max_tokens=500, tools=[tool])
+        with client.messages.stream(**asked, max_tokens=500, tools=[tool]) as stream:
+            kinds = [event.type for event in stream]
+            calling = stream.get_final_message()
+        use = called.content[-1]
+        result: Any = {"type": "tool_result", "tool_use_id": use.id, "content": [{"type": "text", "text": "sunny"}]}
+        said: Any = [*HELLO, {"role": "assistant", "content": called.content}, {"role": "user", "content": [result]}]
+        answered = client.messages.create(**(asked | {"messages": said}), max_tokens=500, tools=[tool])
+        thinking: Any = {
+            "model": THINKER,
+            "messages": HELLO,
+            "max_tokens": 2_000,
+            "thinking": {"type": "enabled", "budget_tokens": 1_024},
+        }
+        thought = client.messages.create(**thinking)
+        with client.messages.stream(**thinking) as stream:
+            thought_streamed = stream.get_final_message()
+    assert text == whole.content[0].text == streamed.content[0].text
+    assert (whole.stop_reason, streamed.stop_reason) == ("max_tokens", "max_tokens")
+    assert whole.usage.output_tokens == streamed.usage.output_tokens == 20
+    assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
+    assert (called.stop_reason, calling.stop_reason, use.type) == ("tool_use", "tool_use", "tool_use")
+    assert [(block.name, block.input) for block in calling.content] == [(block.name, block.input) for block in called.content]
+    assert (
+        [block.type for block in thought.content] == [block.type for block in thought_streamed.content] == ["thinking", "text"]
+    )
+    assert thought.content[0].thinking == thought_streamed.content[0].thinking
+    return {
+        "text": text,
+        "calls": [(block.name, block.input) for block in called.content],
+        "answered": bool(answered.content),
+        "thought": (thought.content[0].thinking, thought.content[1].text),
+    }
+
+
 USES: list[tuple[Callable[[str], Got], tuple[NodeKind, ...]]] = [
     (by_ollama, (NodeKind.OLLAMA,)),
     (by_openai, KINDS),
     (by_langchain_ollama, (NodeKind.OLLAMA,)),
     (by_langchain_openai, KINDS),
     (by_llama_index, (NodeKind.OLLAMA,)),
+    (by_responses, (NodeKind.OLLAMA,)),
+    (by_anthropic, (NodeKind.OLLAMA,)),
 ]
 
 
@@ -221,6 +312,15 @@ def test_a_package_gets_the_same_through_the_gateway(kinds, use, speak_it):
         if kind in speak_it[1:]:
             assert use(kinds.nodes[kind]) == expected, f"the nodes differ: {kind}"
         assert use(kinds.gateways[kind]) == expected, f"before a node of kind {kind}"
+
+
+def test_responses_with_tools_and_a_schema(kinds):
+    """Emulated nodes have no tools there; what is asked is the same as on the path for chats, and so is the answer."""
+    expected = by_openai(kinds.nodes[NodeKind.OPENAI])
+    results = [by_responses_with_tools(kinds.gateways[kind]) for kind in OPENAI_KINDS]
+    assert results[0]["structured"] == expected["structured"]
+    assert results[0]["calls"] == [("get_weather", {"city": "Paris"})]
+    assert results == [results[0]] * len(results)
 
 
 def test_litellm_gets_the_same_through_the_gateway(kinds):
