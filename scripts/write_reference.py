@@ -23,6 +23,9 @@ from sollol.config_sources import TABLES as OWN_KEYS
 from sollol.config_values import expected, field_types
 from sollol.wire.fates import OPTIONS, TABLES
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import python_reference
+
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
 SECTIONS: Final = {
@@ -236,7 +239,48 @@ def translation() -> str:
     return "".join(parts)
 
 
-PAGES: Final = {"configuration.md": configuration, "commands.md": commands, "translation.md": translation}
+PYTHON: Final = """## Short examples
+
+A gateway in your own process:
+
+```python
+from sollol import SOLLOL, SOLLOLConfig
+
+config = SOLLOLConfig(hosts=["127.0.0.1:8000"], gateway_port=0)  # port 0: any free one
+with SOLLOL(config) as gateway:
+    print(gateway.address)
+```
+
+`SOLLOL(config).start()` blocks until Ctrl-C, `SIGTERM` or `stop()`. `start(blocking=False)` returns once the port answers, and
+runs the gateway on a thread of its own. It raises `PortTaken` when the port is in use. `SOLLOL(port=8000, hosts=[...])` is a
+short form.
+
+Finding nodes:
+
+```python
+from sollol import discover_ollama_nodes
+from sollol.discovery import count_unique_physical_hosts
+
+nodes = discover_ollama_nodes(timeout=0.5, discover_all_nodes=False)
+print([f"{node['host']}:{node['port']}" for node in nodes], count_unique_physical_hosts(nodes))
+```
+
+Each machine is given once. Without `discover_all_nodes` the networks around are searched only if nothing is found on this
+machine.
+"""
+
+
+def python() -> str:
+    """The page about the Python library: signatures and docstrings."""
+    return python_reference.page(PYTHON)
+
+
+PAGES: Final = {
+    "configuration.md": configuration,
+    "commands.md": commands,
+    "python.md": python,
+    "translation.md": translation,
+}
 
 
 def described() -> set[str]:

@@ -17,6 +17,7 @@ from sollol.errors import (
     BadRequest,
     BrokeMidStream,
     DeadlineExceeded,
+    NodeBusy,
     NodeFailed,
     NoNodeForModel,
     NoNodes,
@@ -147,6 +148,8 @@ async def test_what_a_model_cannot_do_is_the_requests_fault():
         (404, b'{"error":"404 page"}', Refused),
         (418, b'{"error":"teapot"}', Refused),
         (501, b'{"error":"cannot"}', Unsupported),
+        (503, b'{"error":"full"}', NodeBusy),
+        (504, b'{"error":"too late"}', DeadlineExceeded),
         (500, b'{"error":"broken"}', NodeFailed),
         (500, b"", NodeFailed),
     ],
@@ -155,6 +158,7 @@ def test_a_status_has_its_error(status, body, kind):
     error = refusal(status, [(b"x-sollol-host", b"gpu:1")], body, "m")
     assert type(error) is kind
     assert error.status in (status, 502)
+    assert isinstance(error, TimeoutError) is (status == 504)
 
 
 def test_a_broken_stream_names_its_node_once():

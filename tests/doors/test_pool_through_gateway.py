@@ -14,7 +14,7 @@ from tests.support.machines import Machines
 
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec, embedder
-from sollol.errors import NoNodeForModel, SollolError
+from sollol.errors import AllAttemptsFailed, NoNodeForModel, SollolError
 from sollol.pool.ollama_pool import OllamaPool
 from sollol.pool.sync_pool import SyncPool
 
@@ -117,3 +117,30 @@ def test_pools_share_the_gateways_queue():
         for call in [*busy, *calls]:
             call.result(30)
     assert [name for name in order if name != "busy"] == ["urgent", "normal", "low"]
+
+
+def test_what_fails_behind_the_gateway_is_named(machines, url):
+    with SyncPool(gateway=url) as pool:
+        pool.chat(MODEL, HELLO)
+        for name in ("a", "b"):
+            machines.see(lambda cluster, n=name: cluster[n].faults.set(die_after=0))
+        for stream in (False, True):
+            with pytest.raises(RuntimeError) as caught:
+                list(pool.chat(MODEL, [{"role": "user", "content": "Are you there?"}], stream=stream))
+            assert isinstance(caught.value, AllAttemptsFailed)
+            assert all(node.removeprefix("http://") in str(caught.value) for node in machines.urls)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_time_limit_holds_through_the_gateway(stream):
+    with (
+        Machines([replace(SPEC, fixed_delay=30.0)]) as machines,
+        gateway(*machines.urls) as url,
+        SyncPool(gateway=url) as pool,
+    ):
+        pool.ready()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError) as caught:
+            list(pool.chat(MODEL, HELLO, stream=stream, timeout=0.3))
+        assert time.monotonic() - began < 1.5
+        assert isinstance(caught.value, SollolError)

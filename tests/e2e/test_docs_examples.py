@@ -93,25 +93,25 @@ def test_configuration_is_valid(block, tmp_path):
 @pytest.mark.parametrize("page", pages())
 def test_examples_run(page, tmp_path):
     require(shutil.which("curl") and shutil.which("bash"), "curl and bash: `apt-get install curl`")
-    with gateway() as url:
+    with gateway() as (url, nodes):
         for block in of(*RUN):
             if block.page == page:
-                run(block, url, tmp_path)
+                run(block, url, nodes, tmp_path)
 
 
 @contextmanager
-def gateway() -> Iterator[str]:
-    """The address of a gateway that knows three emulated nodes, and whose settings can be read again."""
+def gateway() -> Iterator[tuple[str, list[str]]]:
+    """The addresses of a gateway, whose settings can be read again, and of the three emulated nodes that it knows."""
     specs = [spec.faster(20) for spec in demo()]
     with Machines(specs) as machines:
         hosts = [{"url": url, "name": spec.name} for url, spec in zip(machines.urls, specs, strict=True)]
         with SOLLOL(SOLLOLConfig(hosts=hosts, gateway_port=0)) as running:
             seen = GatewayClient(Client(running.address))
             wait_until(lambda: all(node["state"] == "up" for node in seen.get("/api/nodes")["nodes"]))
-            yield running.address
+            yield running.address, machines.urls
 
 
-def run(block: Block, url: str, folder: Path) -> None:
+def run(block: Block, url: str, nodes: list[str], folder: Path) -> None:
     text = block.text.replace(ADDRESS, url.removeprefix("http://"))
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_") and name != "OLLAMA_HOST"},
@@ -123,6 +123,7 @@ def run(block: Block, url: str, folder: Path) -> None:
         "SOLLOL_DISCOVERY_NETWORKS": "127.0.0.0/8",
     }
     if block.info == "python":
+        environ |= {"SOLLOL_NODES": ",".join(nodes), "SOLLOL_DISCOVERY_ENABLED": "false"}
         finished(block, [sys.executable, "-c", text], folder, environ)
     elif block.info == "console":
         for command, shown in transcript(text):

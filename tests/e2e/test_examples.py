@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -65,6 +66,18 @@ def test_questions_about_texts(environment):
     assert printed.startswith("From:")
     assert len(printed.split("Answer:")[0].splitlines()) == 3
     assert printed.split("Answer:")[1].strip()
+
+
+def test_a_folder_of_files(environment, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(f"Paragraph {part} of {number}" for part in range(20)))
+    written = tmp_path / "vectors.json"
+    assert run("batch_folder.py", environment, str(tmp_path), str(written)).strip() == "60 paragraphs of 3 files, 0 failed"
+    entries = json.loads(written.read_text())
+    texts = [(f"{number}.txt", f"Paragraph {part} of {number}") for number in range(3) for part in range(20)]
+    assert [(entry["file"], entry["text"]) for entry in entries] == texts
+    assert {len(entry["vector"]) for entry in entries} == {768}
+    assert "0 failed" in run("batch_folder.py", environment)
 
 
 def test_an_answer_word_by_word(environment):

@@ -10,10 +10,10 @@ from sollol.errors import (
     BodyTooLarge,
     BrokeMidStream,
     Conflict,
+    DeadlineExceeded,
     Forbidden,
     NodeBusy,
     NodeFailed,
-    NodeSilent,
     NoNodeForModel,
     RequestError,
     SollolError,
@@ -47,9 +47,10 @@ def refusal(status: int, headers: Headers, body: bytes, model: str) -> SollolErr
     text = wire_errors.message(body) or body.decode("utf-8", "replace")[:500] or f"status {status}"
     if status == 404:
         return NoNodeForModel(model) if model and "not found" in text else Refused(text, status)
+    if status == 504:
+        return DeadlineExceeded(text)
     if status >= 500 and status not in _KINDS:
-        kind = NodeBusy if status == 503 else NodeSilent if status == 504 else None
-        return kind(_node(headers), text) if kind else NodeFailed(_node(headers), text, status, body)
+        return NodeBusy(_node(headers), text) if status == 503 else NodeFailed(_node(headers), text, status, body)
     known = _KINDS.get(status)
     return Refused(text, status) if known is None else known(text)
 
