@@ -69,3 +69,16 @@ def test_a36_vectors(found):
     with OllamaPool.auto_configure() as pool:
         vectors = pool.embed(model="mxbai-embed-large", input=["good day", "the house"])
         assert [len(vector) for vector in vectors] == [SMALL.width] * 2
+
+
+def test_a4_c1_c16_many_texts(found):
+    from sollol import OllamaPool
+
+    texts = [f"text number {number}" for number in range(60)]
+    with OllamaPool.auto_configure() as pool:
+        embeddings = pool.embed_batch(model="mxbai-embed-large", inputs=texts, use_adaptive=True, priority=7)
+        assert [len(vector) for vector in embeddings] == [SMALL.width] * len(texts)
+        one = pool.embed(model="mxbai-embed-large", input=texts[37])
+        assert list(embeddings[37]) == pytest.approx(list(one), rel=1e-3, abs=1e-5)
+        few = pool.embed_batch(model="mxbai-embed-large", inputs=texts[:8], use_adaptive=False, max_workers=4, priority=7)
+        assert list(few[3]) == pytest.approx(list(embeddings[3]), rel=1e-3, abs=1e-5)
