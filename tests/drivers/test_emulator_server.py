@@ -313,4 +313,4 @@ async def test_small_pieces_are_sent_at_once():
             await read_reply(reader)
             times.append(asyncio.get_running_loop().time() - began)
         writer.close()
-    assert min(times) < 0.03
+    assert sorted(times)[2] < 0.035  # a first one is quick in any case
