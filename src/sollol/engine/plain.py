@@ -71,8 +71,12 @@ class PlainAttempt(Attempt):
         sign = self._said.sign
         if self._rest or watch.error is not None or not data.endswith(self._gap) or (sign and sign in data):
             self._pass(data)
-        else:
+        elif self.plan.filters:
             self._show(data)
+        else:  # most of what passes comes this way
+            self._shown_last = data
+            self._said.add(data)
+            self._sink.data(data)
 
     def _pass(self, data: bytes) -> None:
         """Show what is whole and no error; the rest is kept back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -36,6 +37,14 @@ class _Line(Struct):
     done: bool = False
 
 
+# A line as Ollama writes one that says nothing but text: reading these alone takes a third of the time.
+_SAID: Final = tuple(
+    re.compile(rb'\{"model":"[^"\\]*","created_at":"[^"\\]*",' + said + rb',"done":false\}\n')
+    for said in (
+        rb'"message":\{"role":"assistant","content":"([^"\\]*(?:\\.[^"\\]*)*)"\}',
+        rb'"response":"([^"\\]*(?:\\.[^"\\]*)*)"',
+    )
+)
 _lines: Final = msgspec.json.Decoder(_Line).decode_lines
 _fields: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
@@ -104,7 +113,13 @@ class SaidLines:
         self._size = 0
         if not body:
             return
-        self._last = body[body.rfind(b"\n") + 1 :]
+        end = body.rfind(b"\n") + 1
+        self._last = body[end:]
+        texts = _SAID[0].findall(body, 0, end) or _SAID[1].findall(body, 0, end)
+        if len(texts) == body.count(b"\n"):
+            self._said += b"".join(texts)
+            self.tokens += len(texts) - texts.count(b"")
+            body = self._last
         try:
             for line in _lines(body):
                 self._take(line)

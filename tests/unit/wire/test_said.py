@@ -27,6 +27,19 @@ def generate_line(said: str) -> bytes:
     return json.dumps({"model": MODEL, "response": said, "done": False}).encode() + b"\n"
 
 
+HEAD = '{"model":"m","created_at":"2026-11-21T05:12:34.059257958Z",'
+
+
+def ollama_chat_line(said: str) -> bytes:
+    """To the byte as Ollama writes it."""
+    text = json.dumps(said, ensure_ascii=False)
+    return (HEAD + '"message":{"role":"assistant","content":' + text + '},"done":false}\n').encode()
+
+
+def ollama_generate_line(said: str) -> bytes:
+    return (HEAD + '"response":' + json.dumps(said) + ',"done":false}\n').encode()
+
+
 def chunk(said: str) -> bytes:
     choices = [{"index": 0, "delta": {"content": said}, "finish_reason": None}]
     return b"data: " + json.dumps({"id": "chatcmpl-1", "model": MODEL, "choices": choices}).encode() + b"\n\n"
@@ -37,7 +50,10 @@ def completion_chunk(said: str) -> bytes:
     return b"data: " + json.dumps({"id": "cmpl-1", "object": "text_completion", "choices": choices}).encode() + b"\n\n"
 
 
-KINDS = [(SaidLines, chat_line), (SaidLines, generate_line), (SaidEvents, chunk), (SaidEvents, completion_chunk)]
+KINDS = [
+    *((SaidLines, line) for line in (chat_line, generate_line, ollama_chat_line, ollama_generate_line)),
+    *((SaidEvents, event) for event in (chunk, completion_chunk)),
+]
 
 
 @pytest.mark.parametrize(("record", "spoken"), KINDS)
@@ -88,6 +104,12 @@ def test_an_answer_without_end_is_not_kept_and_not_continued(
         said.add(spoken("x" * 1_000))
     assert not said.plain
     assert len(said.text) <= TEXT + PIECES
+
+
+def test_lines_of_both_sorts_are_read_in_their_order() -> None:
+    said = SaidLines()
+    said.add(ollama_chat_line("a") + chat_line("b") + ollama_chat_line('"') + generate_line("c") + ollama_generate_line("d"))
+    assert (said.text, said.tokens) == ('ab"cd', 5)
 
 
 def test_a_document_is_kept_whole_however_long() -> None:
