@@ -6,6 +6,7 @@ pieces. So a new dialect is four functions at most, and not a pair with every ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +35,9 @@ class Image(Struct, frozen=True):
     mime: str = "image/png"
 
 
+Content = str | Raw | Image
+
+
 class Call(Struct, frozen=True):
     """A call of a tool. ``arguments`` is JSON text: what a model wrote may be no JSON at all."""
 
@@ -43,14 +47,15 @@ class Call(Struct, frozen=True):
 
 
 class Message(Struct):
-    """One message. ``parts`` are texts and pictures in order, no two texts side by side.
+    """One message. ``parts`` are texts and pictures in order, no two texts side by side. A text that is `Raw` is as it stood in
+    the client's JSON, quotes and all: most texts are only passed on, and long.
 
     ``role`` is "system", "user", "assistant" or "tool" (others pass as they are). ``call_id`` and ``tool`` name the call that a
     tool's message answers.
     """
 
     role: str
-    parts: list[str | Image] = []
+    parts: list[Content] = []
     thinking: str = ""
     calls: list[Call] = []
     call_id: str = ""
@@ -153,10 +158,11 @@ class End(Struct):
 # --- what parsers of every dialect need
 
 
-def joined(texts: list[str | Image]) -> list[str | Image]:
+def joined(texts: Sequence[Content]) -> list[Content]:
     """Parts with neighbouring texts made one, a line for each: engines do the same with lists of texts."""
-    made: list[str | Image] = []
-    for part in texts:
+    made: list[Content] = []
+    for given in texts:
+        part = _plain(given) if isinstance(given, Raw) else given
         if isinstance(part, str) and made and isinstance(made[-1], str):
             made[-1] = f"{made[-1]}\n{part}"
         elif part != "":
@@ -164,12 +170,22 @@ def joined(texts: list[str | Image]) -> list[str | Image]:
     return made
 
 
-def text_of(message: Message) -> str:
-    """All the text of a message."""
-    parts = message.parts
-    if len(parts) == 1 and isinstance(parts[0], str):
-        return parts[0]
-    return "\n".join([part for part in parts if isinstance(part, str)])
+def text_in(content: Raw) -> list[Content]:
+    """A content that is a string in JSON, as the parts of a message."""
+    return [content] if len(content) > 2 else []
+
+
+def text_of(message: Message) -> str | Raw:
+    """All the text of a message, to be written into JSON."""
+    texts = [part for part in message.parts if not isinstance(part, Image)]
+    return texts[0] if len(texts) == 1 else "\n".join([_plain(text) if isinstance(text, Raw) else text for text in texts])
+
+
+def _plain(text: Raw) -> str:
+    try:
+        return msgspec.json.decode(text, type=str)
+    except UNREADABLE as error:
+        raise BadRequest(f"a text cannot be read: {error}") from None
 
 
 def mime_of(data: str) -> str:

@@ -10,9 +10,9 @@ from msgspec import Raw, Struct
 from sollol.core.types import Dialect, Kind
 from sollol.errors import BadRequest, Untranslatable
 
-from ..neutral import Asked, Call, Choice, Format, Image, Message, Tool, arguments_text, joined, level, paired
-from ..prompts import NOTHING
-from .body import Fields, cannot, fields_of, has, is_number, limit_of, text, typed, value_of
+from ..neutral import Asked, Call, Choice, Content, Format, Image, Message, Tool, arguments_text, joined, level, paired, text_in
+from ..prompts import NOTHING, starts
+from .body import Fields, cannot, form_of, has, is_number, limit_of, read_form, text, typed, value_of
 
 MESSAGES: Final = "/v1/messages"
 
@@ -39,7 +39,7 @@ class _Block(Struct):
 
 class _Message(Struct):
     role: str
-    content: str | list[_Block] | None = None
+    content: Raw = NOTHING
 
 
 class _Tool(Struct):
@@ -72,6 +72,8 @@ class _Output(Struct):
 
 _system: Final = msgspec.json.Decoder(str | list[_Block])
 _messages: Final = msgspec.json.Decoder(list[_Message])
+_form: Final = form_of(MESSAGES, "messages", list[_Message])
+_content: Final = msgspec.json.Decoder(str | list[_Block])
 _tools: Final = msgspec.json.Decoder(list[_Tool])
 _choice: Final = msgspec.json.Decoder(_Choice | None)
 _thinking: Final = msgspec.json.Decoder(_Thinking | None)
@@ -83,11 +85,11 @@ _NUMBERS: Final = ("temperature", "top_p", "top_k")
 
 def parse(path: str, body: bytes, stream: bool, node: Dialect) -> Asked:
     """A request of a client of Anthropic's dialect, for a node that speaks `node`. Raises `RequestError`."""
-    fields = fields_of(path, body, node)
+    fields, seen = read_form(_form, path, body, node, ("messages", _messages))
     system = _parts(typed(fields, "system", _system, ""))
     messages = [Message("system", system)] if system else []
-    for seen in typed(fields, "messages", _messages, []):
-        messages += _said(seen)
+    for message in seen:
+        messages += _said(message)
     asked = Asked(Kind.CHAT, stream, text(fields, "model"), paired(messages), limit=limit_of(fields, "max_tokens"))
     for name in _NUMBERS:
         value = value_of(fields, name)
@@ -106,12 +108,15 @@ def parse(path: str, body: bytes, stream: bool, node: Dialect) -> Asked:
 
 def _said(seen: _Message) -> list[Message]:
     """The messages that one of Anthropic's holds: answers of tools stand before what is said after them."""
-    if seen.content is None or isinstance(seen.content, str):
-        return [Message(seen.role, _parts(seen.content or ""))]
+    if starts(seen.content) == b'"':
+        return [Message(seen.role, text_in(seen.content))]
+    content = typed({"messages": seen.content}, "messages", _content, "") if seen.content else ""
+    if isinstance(content, str):
+        return [Message(seen.role)]
     blocks: list[_Block] = []
     message = Message(seen.role)
     made: list[Message] = []
-    for block in seen.content:
+    for block in content:
         if block.type == "tool_use":
             message.calls.append(Call(block.id, block.name, arguments_text(block.input)))
         elif block.type == "tool_result":
@@ -126,7 +131,7 @@ def _said(seen: _Message) -> list[Message]:
     return made
 
 
-def _parts(content: str | list[_Block]) -> list[str | Image]:
+def _parts(content: str | list[_Block]) -> list[Content]:
     if isinstance(content, str):
         return [content] if content else []
     return joined([_part(block) for block in content])

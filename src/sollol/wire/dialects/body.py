@@ -18,6 +18,7 @@ from ..unreadable import UNREADABLE
 
 Fields = dict[str, Raw]
 T = TypeVar("T")
+D = TypeVar("D")
 _fields: Final = msgspec.json.Decoder(Fields)
 _WORDS: Final = {"integer": "a whole number", "float32": "a number", "array": "a list of strings"}
 
@@ -25,12 +26,39 @@ _WORDS: Final = {"integer": "a whole number", "float32": "a number", "array": "a
 def fields_of(path: str, body: bytes, node: Dialect) -> Fields:
     """The fields of a body, after a look at what a node that speaks `node` cannot be told at all. Raises `Untranslatable`."""
     fields = _fields.decode(body)
+    _refuse(fields, path, node)
+    return fields
+
+
+def _refuse(fields: Fields, path: str, node: Dialect) -> None:
     table = TABLES[path]
     for name in fields:
         row = table.get(name)
         if row is not None and row.at(node) is Fate.REFUSED and present(fields[name]):
             raise cannot(name, row.note)
-    return fields
+
+
+def form_of(path: str, name: str, kind: Any) -> msgspec.json.Decoder[Any]:
+    """A decoder for bodies whose field ``name`` is of that type; all others stay as they are. One pass over a long body."""
+    others = [(field, Raw, NOTHING) for field in TABLES[path] if field != name]
+    return msgspec.json.Decoder(msgspec.defstruct("Form", [*others, (name, kind | None, None)]))
+
+
+def read_form(
+    form: msgspec.json.Decoder[Any], path: str, body: bytes, node: Dialect, field: tuple[str, msgspec.json.Decoder[list[T]]]
+) -> tuple[Fields, list[T]]:
+    """The fields of a body, and the list in the one that the form gives a type. Raises as `fields_of` and `typed` do."""
+    name, decoder = field
+    try:
+        seen = form.decode(body)
+    except UNREADABLE:
+        fields = fields_of(path, body, node)
+        return fields, typed(fields, name, decoder, [])
+    found = msgspec.structs.asdict(seen)
+    value: list[T] = found.pop(name) or []
+    fields = {key: raw for key, raw in found.items() if raw is not NOTHING}
+    _refuse(fields, path, node)
+    return fields, value
 
 
 def cannot(name: str, why: str) -> Untranslatable:
@@ -55,7 +83,7 @@ def value_of(fields: Fields, name: str) -> Any:
         raise BadRequest(f"{name} has a value that cannot be read") from None
 
 
-def typed(fields: Fields, name: str, decoder: msgspec.json.Decoder[T], default: T) -> T:
+def typed(fields: Fields, name: str, decoder: msgspec.json.Decoder[T], default: D) -> T | D:
     """A field that must be what `decoder` reads; `default` if it is absent or null."""
     raw = fields.get(name)
     if raw is None or bytes(raw) == b"null":

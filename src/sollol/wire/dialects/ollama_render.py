@@ -62,7 +62,9 @@ def _described(tool: Tool) -> dict[str, Any]:
 
 
 def _told(message: Message) -> OllamaMessage:
-    told = OllamaMessage(message.role, text_of(message), message.thinking or None)
+    said = text_of(message)
+    content = said if isinstance(said, Raw) else Raw(msgspec.json.encode(said))
+    told = OllamaMessage(message.role, content, message.thinking or None)
     images = [part.data for part in message.parts if isinstance(part, Image)]
     if images:
         told.images = images

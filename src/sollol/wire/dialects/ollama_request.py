@@ -23,10 +23,11 @@ from ..neutral import (
     arguments_text,
     mime_of,
     paired,
+    text_in,
 )
 from ..prompts import NOTHING, count, starts
 from ..unreadable import UNREADABLE
-from .body import Fields, cannot, fields_of, has, text, typed, value_of
+from .body import Fields, cannot, fields_of, form_of, has, read_form, text, typed, value_of
 
 CHAT: Final = "/api/chat"
 GENERATE: Final = "/api/generate"
@@ -60,7 +61,7 @@ class OllamaMessage(Struct, omit_defaults=True):
     """One message of a chat. Without a role, it is the user's; the default is not "user", for what equals it is not written."""
 
     role: str = ""
-    content: str | None = None
+    content: Raw = NOTHING
     thinking: str | None = None
     images: list[str] | None = None
     tool_calls: list[OllamaToolCall] | None = None
@@ -74,16 +75,20 @@ class _Tool(Struct):
 
 
 _messages: Final = msgspec.json.Decoder(list[OllamaMessage])
+_form: Final = form_of(CHAT, "messages", list[OllamaMessage])
 _tools: Final = msgspec.json.Decoder(list[_Tool])
 _images: Final = msgspec.json.Decoder(list[str])
 
 
 def parse(path: str, body: bytes, stream: bool) -> Asked:
     """A request of a client of Ollama, for a node that speaks OpenAI's dialect. Raises `RequestError`."""
-    fields = fields_of(path, body, Dialect.OPENAI)
     if path == CHAT:
-        asked = _extras(fields, Asked(Kind.CHAT, stream, messages=_parse_messages(fields)))
-    elif path == GENERATE:
+        fields, messages = read_form(_form, path, body, Dialect.OPENAI, ("messages", _messages))
+        asked = _extras(fields, Asked(Kind.CHAT, stream, messages=paired([_message(seen) for seen in messages])))
+        asked.model = text(fields, "model")
+        return asked
+    fields = fields_of(path, body, Dialect.OPENAI)
+    if path == GENERATE:
         asked = _parse_generate(fields, stream)
     else:
         asked = _parse_embed(fields, "input" if path == EMBED else "prompt")
@@ -91,12 +96,12 @@ def parse(path: str, body: bytes, stream: bool) -> Asked:
     return asked
 
 
-def _parse_messages(fields: Fields) -> list[Message]:
-    return paired([_message(seen) for seen in typed(fields, "messages", _messages, [])])
-
-
 def _message(seen: OllamaMessage) -> Message:
-    parts: list[str | Image] = [seen.content] if seen.content else []
+    parts = text_in(seen.content)
+    if parts and starts(seen.content) != b'"':
+        if present(seen.content):
+            raise BadRequest("messages: Expected `str | null` as content")
+        parts = []
     if seen.images:
         parts += [Image(data, mime_of(data)) for data in seen.images]
     message = Message(seen.role or "user", parts, seen.thinking or "")
@@ -128,7 +133,7 @@ def _parse_generate(fields: Fields, stream: bool) -> Asked:
         raise BadRequest("images must be a list of base64 strings") from None
     system = value_of(fields, "system") or ""
     messages = [Message("system", [system])] if system else []
-    messages.append(_message(OllamaMessage("user", prompt, images=images)))
+    messages.append(Message("user", [*([prompt] if prompt else []), *(Image(data, mime_of(data)) for data in images)]))
     return _extras(fields, Asked(Kind.CHAT, stream, messages=messages))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from sollol.core.types import Kind, NodeKind
 
 from ..fates import OPTIONS
 from ..fields import present
-from ..neutral import Asked, Call, Format, Image, Message, Tool, text_of
+from ..neutral import Asked, Call, Content, Format, Image, Message, Tool, text_of
 from .body import chosen
 from .openai_request import CHAT, EMBED, TEXT
 
@@ -45,7 +46,7 @@ def render(asked: Asked, native: str, kind: NodeKind) -> tuple[str, bytes]:
 
 def _told(messages: list[Message]) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
-    seen: list[str | Image] = []  # pictures that tools gave: their messages hold text only, so the next one shows them
+    seen: list[Content] = []  # pictures that tools gave: their messages hold text only, so the next one shows them
     for message in messages:
         if seen and message.role != "tool":
             told.append({"role": "user", "content": _content(seen)})
@@ -65,15 +66,15 @@ def _told(messages: list[Message]) -> list[dict[str, Any]]:
     return told
 
 
-def _content(parts: list[str | Image]) -> str | list[dict[str, Any]]:
+def _content(parts: list[Content]) -> str | Raw | list[dict[str, Any]]:
     if not parts:
         return ""
-    if len(parts) == 1 and isinstance(parts[0], str):
+    if len(parts) == 1 and not isinstance(parts[0], Image):
         return parts[0]
     return [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": f"data:{part.mime};base64,{part.data}"}}
+        {"type": "image_url", "image_url": {"url": f"data:{part.mime};base64,{part.data}"}}
+        if isinstance(part, Image)
+        else {"type": "text", "text": part}
         for part in parts
     ]
 

@@ -13,6 +13,7 @@ from sollol.errors import BadRequest, Untranslatable
 from ..neutral import (
     Asked,
     Call,
+    Content,
     Format,
     Image,
     Message,
@@ -22,6 +23,7 @@ from ..neutral import (
     level,
     paired,
     picture,
+    text_in,
 )
 from ..prompts import NOTHING, starts
 from .body import (
@@ -29,8 +31,10 @@ from .body import (
     cannot,
     embed_inputs,
     fields_of,
+    form_of,
     has,
     limit_of,
+    read_form,
     sampling,
     text,
     tool_choice,
@@ -75,7 +79,7 @@ class _ToolCall(Struct):
 
 class _Message(Struct):
     role: str = "user"
-    content: str | list[Part] | None = None
+    content: Raw = NOTHING
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
@@ -108,6 +112,8 @@ class _Reasoning(Struct):
 
 
 _messages: Final = msgspec.json.Decoder(list[_Message])
+_form: Final = form_of(CHAT, "messages", list[_Message])
+_content: Final = msgspec.json.Decoder(str | list[Part] | None)
 _tools: Final = msgspec.json.Decoder(list[_ToolCall])
 _format: Final = msgspec.json.Decoder(_Format)
 _stream_options: Final = msgspec.json.Decoder(_StreamOptions)
@@ -118,10 +124,14 @@ _modalities: Final = msgspec.json.Decoder(list[str])
 
 def parse(path: str, body: bytes, stream: bool) -> Asked:
     """A request of a client of OpenAI's dialect, for an Ollama node. Raises `RequestError`."""
-    fields = fields_of(path, body, Dialect.OLLAMA)
-    if path == EMBED:
-        return _parse_embed(fields)
-    asked = _parse_chat(fields, stream) if path == CHAT else _parse_text(fields, stream)
+    if path == CHAT:
+        fields, messages = read_form(_form, path, body, Dialect.OLLAMA, ("messages", _messages))
+        asked = _parse_chat(fields, messages, stream)
+    else:
+        fields = fields_of(path, body, Dialect.OLLAMA)
+        if path == EMBED:
+            return _parse_embed(fields)
+        asked = _parse_text(fields, stream)
     asked.model = text(fields, "model")
     if whole(fields, "n") not in (None, 1):
         raise cannot("n", "Ollama gives one answer")
@@ -132,9 +142,8 @@ def parse(path: str, body: bytes, stream: bool) -> Asked:
     return asked
 
 
-def _parse_chat(fields: Fields, stream: bool) -> Asked:
-    messages = paired([_message(seen) for seen in typed(fields, "messages", _messages, [])])
-    asked = Asked(Kind.CHAT, stream, messages=messages)
+def _parse_chat(fields: Fields, messages: list[_Message], stream: bool) -> Asked:
+    asked = Asked(Kind.CHAT, stream, messages=paired([_message(seen) for seen in messages]))
     if has(fields, "tools"):
         asked.tools = [_tool(seen) for seen in typed(fields, "tools", _tools, [])]
         asked.choice = tool_choice(fields)
@@ -153,14 +162,20 @@ def _message(seen: _Message) -> Message:
     role = "system" if seen.role == "developer" else seen.role
     if role == "function":
         raise Untranslatable('messages of the role "function" cannot be answered by this node: use "tool"')
-    message = Message(role, parts_of(seen.content), seen.reasoning_content or seen.reasoning or "")
+    message = Message(role, _parts_in(seen.content), seen.reasoning_content or seen.reasoning or "")
     if seen.tool_calls:
         message.calls = [_call(call) for call in seen.tool_calls]
     message.call_id = seen.tool_call_id or ""
     return message
 
 
-def parts_of(content: str | list[Part] | None) -> list[str | Image]:
+def _parts_in(content: Raw) -> list[Content]:
+    if starts(content) == b'"':
+        return text_in(content)
+    return parts_of(typed({"messages": content}, "messages", _content, None)) if content else []
+
+
+def parts_of(content: str | list[Part] | None) -> list[Content]:
     """The parts of a content. Raises `Untranslatable` for sound, files, and whatever else is neither text nor picture."""
     if content is None or isinstance(content, str):
         return [content] if content else []
