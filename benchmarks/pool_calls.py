@@ -2,7 +2,8 @@
 
 Everything is measured against emulated nodes of the same run, in another process. "Adds" is the difference of the medians of
 `SyncPool.chat` (or `AsyncPool.chat`) and of the same request over a plain kept socket, taken in turns. "Share of the ideal" is
-calls × delay ÷ callers, divided by the time that it took.
+calls × delay ÷ callers, divided by the time that it took, once the pool has learned how much the nodes do at a time. "Idle" is
+the share of the processors that nobody used in the second before: where it is low, other programs are measured too.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import platform
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
+
+import sollol
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.sync_pool import SyncPool
 
 MODEL = "bench:latest"
 HELLO = [{"role": "user", "content": "Hello!"}]
+WARM = 15
+"""Rounds before anything is counted: 4 nodes show in these that they take 64 requests at a time."""
+AIMS = {"sync_adds_ms": 0.4, "async_adds_ms": 0.4, "threads": 0.97, "coroutines": 0.97}
 NODE = """
 import asyncio, sys
 from sollol.emulator.presets import instant
@@ -118,9 +128,9 @@ async def awaited(urls: list[str], calls: int, raw: RawSocket) -> float:
     return statistics.median(times) - statistics.median(plain)
 
 
-def timed(act: object) -> float:
+def timed(act: Callable[[], object]) -> float:
     began = time.perf_counter()
-    act()  # type: ignore[operator]
+    act()
     return (time.perf_counter() - began) * 1000
 
 
@@ -129,7 +139,7 @@ def shares(callers: int, calls: int, delay: float) -> dict[str, float]:
     ideal = calls * delay / callers
     with nodes(delay, 4) as urls:
         with SyncPool(urls) as pool, ThreadPoolExecutor(callers) as threads:
-            list(threads.map(lambda _: pool.chat(MODEL, HELLO), range(2 * callers)))
+            list(threads.map(lambda _: pool.chat(MODEL, HELLO), range(WARM * callers)))
             began = time.perf_counter()
             list(threads.map(lambda _: pool.chat(MODEL, HELLO), range(calls)))
             by_threads = ideal / (time.perf_counter() - began)
@@ -144,7 +154,7 @@ async def gathered(urls: list[str], callers: int, calls: int, ideal: float) -> f
             for _ in range(number):
                 await pool.chat(MODEL, HELLO)
 
-        await asyncio.gather(*(caller(2) for _ in range(callers)))
+        await asyncio.gather(*(caller(WARM) for _ in range(callers)))
         began = time.perf_counter()
         await asyncio.gather(*(caller(calls // callers) for _ in range(callers)))
         return ideal / (time.perf_counter() - began)
@@ -156,15 +166,24 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=64, help="threads, and coroutines, at once (default: 64)")
     parser.add_argument("--rounds", type=int, default=20, help="calls of each of them (default: 20)")
     parser.add_argument("--delay", type=float, default=0.1, help="seconds that a node takes (default: 0.1)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     given = parser.parse_args()
+    idle = 1.0 - psutil.cpu_percent(interval=1.0) / 100.0
     found = added(given.calls)
+    print(f"idle before: {idle:.0%} of {os.cpu_count()} processors")
     print(f"raw socket: {found['raw_ms']:.3f} ms at the median of {given.calls} calls")
     print(f"SyncPool.chat adds {found['sync_adds_ms']:.3f} ms, AsyncPool.chat adds {found['async_adds_ms']:.3f} ms")
-    reached = shares(given.callers, given.callers * given.rounds, given.delay)
+    found |= shares(given.callers, given.callers * given.rounds, given.delay)
     print(
         f"{given.callers} callers on nodes of {given.delay * 1000:.0f} ms, share of the ideal: "
-        f"threads {reached['threads']:.3f}, coroutines {reached['coroutines']:.3f}"
+        f"threads {found['threads']:.3f}, coroutines {found['coroutines']:.3f}"
     )
+    if given.json is not None:
+        machine = {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()}
+        measured = {key: round(value, 4) for key, value in found.items()}
+        document = {"version": sollol.__version__, "machine": machine, "idle_before": round(idle, 3)}
+        document |= {"calls": given.calls, "callers": given.callers, "rounds": given.rounds, "delay_seconds": given.delay}
+        given.json.write_text(json.dumps({**document, "aims": AIMS, "measured": measured}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
