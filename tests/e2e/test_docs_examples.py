@@ -34,6 +34,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=inden
 RUN = {"sh", "console", "python"}
 READ = {"toml", "json", "text", "ini", "yaml"}
 ADDRESS = "127.0.0.1:8000"
+CLIENTS = ("clients.md", "langchain.md", "llamaindex.md")
 SECONDS = 30
 ALIKE = 0.8
 
@@ -70,7 +71,7 @@ def of(*kinds: str) -> list[Block]:
 def pages() -> list[object]:
     """The pages with something to run, in one test each: later examples build on earlier ones."""
     names = list(dict.fromkeys(block.page for block in of(*RUN)))
-    return [pytest.param(name, marks=pytest.mark.clients) if name.endswith("clients.md") else name for name in names]
+    return [pytest.param(name, marks=pytest.mark.clients) if name.endswith(CLIENTS) else name for name in names]
 
 
 def test_every_block_says_what_it_is():
