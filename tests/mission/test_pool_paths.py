@@ -103,6 +103,8 @@ def sync(pool: SyncPool, both: OllamaPool, waiting: WaitingPool, client: Client,
     assert_type(pool.add_node("h", 1).port, int)
     assert_type(pool.remove_node("h"), bool)
     assert_type(both.get_stats(), dict[str, Any])
+    assert_type(pool.chat_batch("m", [[]]), list[ChatReply])
+    assert_type(both.generate_batch("m", ["p"])[0].response, str)
     assert_type(both.warm_model("m"), bool)
     assert_type(both.warm_models(["m"]), dict[str, bool])
     assert_type(both.count_unique_physical_hosts(), int)
@@ -131,6 +133,9 @@ async def asynchronous(pool: AsyncPool, both: OllamaPool, client: AsyncClient, r
     async for last in await both.chat_async("m", [], stream=True):
         assert_type(last, ChatReply)
     assert_type(await OllamaPool.auto_configure(), OllamaPool)
+    assert_type(len((await both.embed_batch("m", ["a"], priority=7))[0]), int)
+    assert_type(await both.chat_batch("m", [[]]), list[ChatReply])
+    assert_type(await pool.generate_batch("m", ["p"]), list[GenerateReply])
     assert_type(await router.generate("m", messages=[]), ChatReply | GenerateReply)
     async with AsyncPool() as opened:
         assert_type(opened, AsyncPool)

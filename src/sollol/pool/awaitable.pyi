@@ -1,8 +1,10 @@
 """What type checkers see of `OllamaPool`: replies that can be used as they are and awaited too."""
 
-from collections.abc import Generator, Sequence
-from typing import Any, Literal, Unpack, overload
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
+from sollol.pool.async_batches import OnError, Vector
+from sollol.pool.batch_progress import Progress
 from sollol.pool.ollama_pool import Replies
 from sollol.pool.options import CallWishes, ChatOptions, EmbedOptions, GenerateOptions
 from sollol.pool.replies import (
@@ -18,6 +20,8 @@ from sollol.pool.replies import (
     StatusReply,
 )
 from sollol.pool.sync_pool import SyncPool
+
+T = TypeVar("T")
 
 class ChatAnswer(ChatReply):
     def __await__(self) -> Generator[Any, None, ChatReply]: ...
@@ -48,6 +52,9 @@ class StatusAnswer(StatusReply):
 
 class ProgressAnswer(ProgressReply):
     def __await__(self) -> Generator[Any, None, ProgressReply]: ...
+
+class BatchAnswer(list[T], Generic[T]):
+    def __await__(self) -> Generator[Any, None, list[T]]: ...
 
 class AwaitablePool(SyncPool):
     @overload
@@ -127,3 +134,53 @@ class AwaitablePool(SyncPool):
     def create(self, model: str, *, stream: bool, **fields: Any) -> ProgressAnswer | Replies[ProgressReply]: ...
     def copy(self, source: str, destination: str) -> StatusAnswer: ...
     def delete(self, model: str, *, nodes: Sequence[str] | str | None = ...) -> StatusAnswer: ...
+    @overload
+    def embed_batch(
+        self,
+        model: str,
+        inputs: Iterable[str],
+        *,
+        as_array: Literal[True],
+        use_adaptive: bool = ...,
+        max_workers: int | None = ...,
+        batch_size: int | None = ...,
+        errors: OnError = ...,
+        progress: bool | Progress = ...,
+        **options: Unpack[EmbedOptions],
+    ) -> Any: ...
+    @overload
+    def embed_batch(
+        self,
+        model: str,
+        inputs: Iterable[str],
+        *,
+        as_array: bool = ...,
+        use_adaptive: bool = ...,
+        max_workers: int | None = ...,
+        batch_size: int | None = ...,
+        errors: OnError = ...,
+        progress: bool | Progress = ...,
+        **options: Unpack[EmbedOptions],
+    ) -> BatchAnswer[Vector]: ...
+    def chat_batch(
+        self,
+        model: str,
+        conversations: Iterable[Sequence[Any]],
+        *,
+        use_adaptive: bool = ...,
+        max_workers: int | None = ...,
+        errors: OnError = ...,
+        progress: bool | Progress = ...,
+        **options: Unpack[ChatOptions],
+    ) -> BatchAnswer[ChatReply]: ...
+    def generate_batch(
+        self,
+        model: str,
+        prompts: Iterable[str],
+        *,
+        use_adaptive: bool = ...,
+        max_workers: int | None = ...,
+        errors: OnError = ...,
+        progress: bool | Progress = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> BatchAnswer[GenerateReply]: ...
