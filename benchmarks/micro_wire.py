@@ -1,11 +1,18 @@
-"""What the wire costs per request and per chunk, in microseconds of one core: `python benchmarks/micro_wire.py`."""
+"""What the wire costs per request and per chunk, in microseconds of one core: `python benchmarks/micro_wire.py [FILE]`.
+
+Processor time is counted, so what else the machine does changes little. With FILE the figures are written there too. Bars:
+60 µs to translate a request, 15 µs to translate a piece of a stream.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from time import perf_counter
+from pathlib import Path
+from time import process_time
 
 from msgspec.structs import replace
 
@@ -14,17 +21,17 @@ from sollol.wire.replies import document, watcher
 from sollol.wire.requests import dialect_of, read, with_model
 from sollol.wire.translate import translation
 
-ROUNDS = 7
+ROUNDS = 20
 
 
-def microseconds(call: Callable[[], object], times: int = 2000) -> float:
+def microseconds(call: Callable[[], object], times: int = 500) -> float:
     """The best of some rounds: what the machine can do when nothing else runs."""
     best = float("inf")
     for _ in range(ROUNDS):
-        start = perf_counter()
+        start = process_time()
         for _ in range(times):
             call()
-        best = min(best, (perf_counter() - start) / times)
+        best = min(best, (process_time() - start) / times)
     return best * 1e6
 
 
@@ -32,6 +39,8 @@ SMALL = b'{"model":"hello","messages":[{"role":"user","content":"hi there"}],"st
 SMALL_V1 = b'{"model":"hello","messages":[{"role":"user","content":"hi there"}],"stream":true,"max_tokens":64}'
 TURNS = [{"role": "user" if i % 2 else "assistant", "content": f'text "number" {i}, with some words. ' * 65} for i in range(48)]
 LARGE = json.dumps({"model": "hello", "messages": TURNS}).encode()
+MIDDLE = json.dumps({"model": "hello", "messages": TURNS[:8]}).encode()
+LONG = (("/api/chat", NodeKind.LLAMACPP), ("/v1/chat/completions", NodeKind.OLLAMA), ("/v1/messages", NodeKind.OLLAMA))
 HEADERS = [
     (b"host", b"h"),
     (b"content-type", b"application/json"),
@@ -79,9 +88,12 @@ def rows() -> list[tuple[str, float]]:
         ("watch one NDJSON line", microseconds(lambda: native.feed(LINE))),
         ("watch one server-sent event", microseconds(lambda: openai.feed(CHUNK))),
         ("read a last line", microseconds(lambda: document(Dialect.OLLAMA, "/api/chat", LAST))),
-        (
-            f"translate /api/chat of {len(LARGE) // 1024} KB",
-            microseconds(lambda: translation(replace(task, body=LARGE), "native", NodeKind.LLAMACPP), 200),
+        *(
+            (f"translate {path} of {size // 1024} KB at {kind}", microseconds(partial(translation, long, "native", kind), 50))
+            for path, kind in LONG
+            for size, long in (
+                (len(body), replace(task, path=path, dialect=dialect_of(path), body=body)) for body in (MIDDLE, LARGE)
+            )
         ),
         *translations(),
     ]
@@ -99,5 +111,10 @@ def translations() -> Iterator[tuple[str, float]]:
 
 
 if __name__ == "__main__":
-    for name, cost in rows():
+    found = rows()
+    for name, cost in found:
         print(f"{cost:9.2f} µs  {name}")
+    if sys.argv[1:]:
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+        told = {"machine": machine, "microseconds": {name: round(cost, 2) for name, cost in found}}
+        Path(sys.argv[1]).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")

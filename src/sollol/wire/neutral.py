@@ -19,6 +19,7 @@ from .prompts import NOTHING, starts
 from .unreadable import UNREADABLE
 
 _MIMES: Final = (("iVBOR", "png"), ("/9j/", "jpeg"), ("R0lGOD", "gif"), ("UklGR", "webp"), ("Qk0", "bmp"))
+_QUOTE: Final = ord('"')
 _LEVELS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
@@ -170,8 +171,10 @@ def joined(texts: Sequence[Content]) -> list[Content]:
     return made
 
 
-def text_in(content: Raw) -> list[Content]:
-    """A content that is a string in JSON, as the parts of a message."""
+def text_in(content: Raw) -> list[Content] | None:
+    """A content as the parts of a message; None where it is no string."""
+    if len(content) < 2 or memoryview(content)[0] != _QUOTE:
+        return None
     return [content] if len(content) > 2 else []
 
 
@@ -246,6 +249,8 @@ def paired(messages: list[Message]) -> list[Message]:
     waiting: list[Call] = []
     number = 0
     for message in messages:
+        if not message.calls and message.role != "tool":
+            continue
         for at, call in enumerate(message.calls):
             if not call.id:
                 number += 1

@@ -11,7 +11,7 @@ from sollol.core.types import Dialect, Kind
 from sollol.errors import BadRequest, Untranslatable
 
 from ..neutral import Asked, Call, Choice, Content, Format, Image, Message, Tool, arguments_text, joined, level, paired, text_in
-from ..prompts import NOTHING, starts
+from ..prompts import NOTHING
 from .body import Fields, cannot, form_of, has, is_number, limit_of, read_form, text, typed, value_of
 
 MESSAGES: Final = "/v1/messages"
@@ -108,8 +108,9 @@ def parse(path: str, body: bytes, stream: bool, node: Dialect) -> Asked:
 
 def _said(seen: _Message) -> list[Message]:
     """The messages that one of Anthropic's holds: answers of tools stand before what is said after them."""
-    if starts(seen.content) == b'"':
-        return [Message(seen.role, text_in(seen.content))]
+    parts = text_in(seen.content)
+    if parts is not None:
+        return [Message(seen.role, parts)]
     content = typed({"messages": seen.content}, "messages", _content, "") if seen.content else ""
     if isinstance(content, str):
         return [Message(seen.role)]

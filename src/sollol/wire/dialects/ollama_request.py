@@ -98,8 +98,8 @@ def parse(path: str, body: bytes, stream: bool) -> Asked:
 
 def _message(seen: OllamaMessage) -> Message:
     parts = text_in(seen.content)
-    if parts and starts(seen.content) != b'"':
-        if present(seen.content):
+    if parts is None:
+        if seen.content and bytes(seen.content) != b"null":
             raise BadRequest("messages: Expected `str | null` as content")
         parts = []
     if seen.images:

@@ -170,8 +170,9 @@ def _message(seen: _Message) -> Message:
 
 
 def _parts_in(content: Raw) -> list[Content]:
-    if starts(content) == b'"':
-        return text_in(content)
+    parts = text_in(content)
+    if parts is not None:
+        return parts
     return parts_of(typed({"messages": content}, "messages", _content, None)) if content else []
 
 
