@@ -60,6 +60,7 @@ def build(config: Config) -> House:
     transport = HttpTransport(connect_timeout=config.health.connect_seconds)
     surveyor = HttpSurveyor(transport, clock, config.health.probe_seconds)
     state = ClusterState(clock.jitter)
+    state.digests = config.models.digests
     scheduler = Scheduler(state, _limits(config))
     engine = Engine(state, scheduler, transport, clock)
     admission = Admission(engine)
@@ -85,6 +86,8 @@ def build(config: Config) -> House:
     def take(old: Config, new: Config) -> None:
         if new.discovery != old.discovery:
             finder.search_by(searches(new.discovery), new.discovery.interval_seconds)
+        if new.models != old.models:
+            state.take_digests(new.models.digests)
         if new.names != old.names:
             naming.names = catalogue_of(new).names["names"]
             for node in state.nodes:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from sollol.core.digests import Digests
 from sollol.core.types import Mode, NodeKind
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
@@ -115,7 +116,7 @@ class Models(Struct, frozen=True, forbid_unknown_fields=True):
     "one": they are taken for the same; "newest": only nodes with the newest are used; "refuse": none is.
     """
 
-    digests: Literal["one", "newest", "refuse"] = "one"
+    digests: Digests = Digests.ONE
 
 
 class Cache(Struct, frozen=True, forbid_unknown_fields=True):

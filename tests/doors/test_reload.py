@@ -419,3 +419,34 @@ def test_sighup_reads_the_file_again(tmp_path):
         assert os.getpid() != running.process.pid
         running.process.terminate()
         assert running.process.wait(5) == 0
+
+
+async def test_names_of_models_are_taken_while_it_runs(tmp_path):
+    async with EmulatedCluster([spec("a")]) as cluster:
+        text = node(cluster.urls[0])
+        async with opened(tmp_path, text) as gate:
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "gpt-4o"})).status == 404
+            tables = f'[aliases]\n"gpt-4o" = "{MODEL}"\n[fallbacks]\n"big" = "{MODEL}"\n[models]\ndigests = "newest"\n'
+            done = await gate.reload(tables + text)
+            assert (done["changed"], done["restart"]) == (["models.digests", "aliases", "fallbacks"], [])
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "gpt-4o"})).json["model"] == "gpt-4o"
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "big"})).header("x-sollol-fallback")
+            done = await gate.reload(f'[names]\n"{MODEL}" = "mine"\n' + text)
+            assert done["changed"] == ["models.digests", "aliases", "names", "fallbacks"]
+            assert [entry["name"] for entry in (await gate.ask("GET", "/api/tags")).json["models"]] == ["mine:latest"]
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "mine"})).json["model"] == "mine"
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "gpt-4o"})).status == 404
+            await gate.reload(node(cluster.urls[0]) + f'[nodes.names]\n"{MODEL}" = "own"\n')
+            assert [entry["name"] for entry in (await gate.ask("GET", "/api/tags")).json["models"]] == ["own:latest"]
+
+
+async def test_an_alias_that_cannot_be_is_refused_and_nothing_changes(tmp_path):
+    async with EmulatedCluster([spec("a")]) as cluster:
+        text = f'[aliases]\n"gpt-4o" = "{MODEL}"\n' + node(cluster.urls[0])
+        async with opened(tmp_path, text) as gate:
+            gate.write('[aliases]\n"gpt-4o" = "b"\n"b" = "gpt-4o"\n' + node(cluster.urls[0]))
+            refused = await gate.ask("POST", "/api/reload")
+            assert refused.status == 400
+            words = "aliases: 'gpt-4o' stands for 'b', which is an alias of 'gpt-4o:latest': name the model itself"
+            assert refused.json["error"].endswith(words)
+            assert (await gate.ask("POST", "/api/chat", chat() | {"model": "gpt-4o"})).status == 200

@@ -25,6 +25,8 @@ OWN_WORDS = {
     "basic-chat-bad-image": "does not support vision",
     "basic-v1-chat-image": "does not support vision",
     "basic-v1-chat-tools-unsupported": "does not support tools",
+    "basic-chat-think-unsupported": "does not support thinking",
+    "basic-generate-think-unsupported": "does not support thinking",
 }
 ASKED = [fact for fact in FACTS if fact["name"] not in OWN and not fact["path"].startswith(OTHER_DIALECTS)]
 

@@ -17,7 +17,7 @@ ALWAYS_RESIDENT = frozenset({NodeKind.LLAMACPP, NodeKind.VLLM, NodeKind.OPENAI, 
 SERIAL_EMBEDDING = frozenset({NodeKind.OLLAMA})
 KEEP_ALIVE = 300.0
 LEAST_LEFT = 0.6
-"""Share of the foreseen answer that is still to come at least, however much is there: long answers are much longer than most."""
+"""Share of the foreseen answer that is still to come at least, however much is there: long answers are far longer than most."""
 _CONTENTION = {NodeKind.VLLM: 0.03}
 
 
@@ -133,12 +133,13 @@ class NodeState:
 
     ``version`` changes with every event that can change a decision about it. ``resident`` is what the last look found loaded,
     as the node itself told it. ``speaks`` is that of `Survey`. ``models``: canonical name -> model, in the order the node lists
-    them; None-ness is told by ``surveyed``.
+    them; None-ness is told by ``surveyed``. ``barred``: model -> why the node may not be used for it (`core.digests`).
     """
 
     __slots__ = (
         "_models",
         "attempts",
+        "barred",
         "busy_at",
         "busy_integral",
         "emulated",
@@ -182,6 +183,7 @@ class NodeState:
         self.sizes: Recent[str, float] = Recent(256)
         self.shown: Recent[str, Model] = Recent(1024)
         self.resident: tuple[Resident, ...] = ()
+        self.barred: Mapping[str, str] = {}
         self.slots = Slots(node.kind, node.slots)
         self.slow = SlowVerdict()
         self.gpu = True
@@ -338,9 +340,7 @@ class NodeState:
                     parameters=shown.parameters,
                 )
             fresh[model.name] = model
-        changed = fresh.keys() != self._models.keys() or any(
-            fresh[name].capabilities != old.capabilities or fresh[name].size != old.size for name, old in self._models.items()
-        )
+        changed = list(map(_traits, fresh.values())) != list(map(_traits, self._models.values()))
         self._models = fresh
         self.models = MappingProxyType(fresh)
         return changed
@@ -351,6 +351,11 @@ class NodeState:
 
     def drop_model(self, name: str) -> bool:
         return self._models.pop(name, None) is not None
+
+
+def _traits(model: Model) -> tuple[object, ...]:
+    """What decisions ask of a model."""
+    return model.name, model.capabilities, model.context_length, model.size, model.digest
 
 
 def speed_or(known: Speed | None, otherwise: float, now: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import events as ev
+from .digests import Digests
 from .health import Signal
 from .node import ALWAYS_RESIDENT, NodeState, Runner
 from .slots import Slots
@@ -49,6 +50,8 @@ def removed(state: ClusterState, event: ev.NodeRemoved) -> None:
     for run in node.running.values():
         run.kv = None
     state.layout += 1
+    if state.digests is not Digests.ONE:
+        state.bar()
 
 
 def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
@@ -79,6 +82,8 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
     node.health.looked(event.at)
     node.health.urgent = survey.loading or any(runner.loading for runner in node.runners.values())
     signal(state, node, Signal.SEEN, event.at, "answered a look")
+    if state.digests is not Digests.ONE:
+        state.bar()
 
 
 def take_residents(state: ClusterState, node: NodeState, survey: Survey, at: float) -> None:
@@ -129,6 +134,8 @@ def signal(state: ClusterState, node: NodeState, what: Signal, at: float, reason
     if node.health.on(what, at, state.jitter()):
         state.note_health(node, before, at, reason)
         if node.health.state is Health.DOWN:
+            if state.digests is not Digests.ONE:
+                state.bar()
             for runner in list(node.runners.values()):
                 runner.leaving_for = ""
                 if not runner.running:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import BadRequest, NoNodeForModel, NoNodes, SollolError, Unsupported
+from ..errors import BadRequest, Conflict, NoNodeForModel, NoNodes, SollolError, Unsupported
+from . import gates
 from .gates import cannot, too_long
 from .line import Line
 from .node import NodeState
@@ -14,6 +15,10 @@ from .waiting import Group, Place, Waiting
 SHOWN = 3
 """Nodes that a reason names at most."""
 WHY_SECONDS = 0.5
+MODELS_SHOWN = 5
+"""Models that an error names at most."""
+_TOO_LONG = "the prompt is longer than its context"
+_RECONCILE = "pull it again on all of them, give the models names of their own, or set digests under [models]"
 
 
 def explain(state: ClusterState, task: Task, entry: Waiting | None, now: float) -> tuple[Cost, ...]:
@@ -57,7 +62,7 @@ def hopeless(state: ClusterState, task: Task) -> SollolError | None:
     if not nodes:
         names = ", ".join(node.label for node in known.values())
         return BadRequest(f"X-SOLLOL-Node: node '{task.pin}' is not known (known: {names})")
-    why = ""
+    found: list[tuple[NodeState, str]] = []
     for node in nodes:
         if not node.surveyed and not node.models:
             return None  # nobody knows yet what it has
@@ -65,7 +70,8 @@ def hopeless(state: ClusterState, task: Task) -> SollolError | None:
             why = _never(state, node, task)
             if not why:
                 return None
-    return _error(task, why)
+            found.append((node, why))
+    return _error(state, task, found)
 
 
 def _never(state: ClusterState, node: NodeState, task: Task) -> str:
@@ -73,20 +79,47 @@ def _never(state: ClusterState, node: NodeState, task: Task) -> str:
         return ""
     why = cannot(node, group_key(task))
     if not why and too_long(node, task, state.prompt_tokens(task)):
-        return "the prompt is longer than its context"
+        return _TOO_LONG
     return why
 
 
-def _error(task: Task, why: str) -> SollolError:
-    if not why:
+def _error(state: ClusterState, task: Task, found: list[tuple[NodeState, str]]) -> SollolError:
+    """``found`` are the nodes that have the model, and why each of them can never serve the request."""
+    if not found:
         return NoNodeForModel(task.model)
-    if not why.startswith("lacks"):
-        error = Unsupported if "memory" in why else BadRequest
-        return error(f"no node can serve '{task.model}': {why}")
-    if "embedding" in task.needs:
-        return Unsupported("this model does not support embeddings")
-    lacking = ", ".join(sorted(task.needs - {"completion"}))
-    return BadRequest(f'"{task.model.removesuffix(":latest")}" does not support {lacking}')
+    name = task.model.removesuffix(":latest")
+    allowed = [(node, why) for node, why in found if task.model not in node.barred]
+    if not allowed:
+        return Conflict(f"model '{name}' {found[0][1]}: {_RECONCILE}")
+    lacking_ = [gates.lacking(node, node.models[task.model], task.needs) for node, _ in allowed if task.model]
+    if lacking_ and all(lacking_):
+        return _incapable(state, task, name, frozenset[str]().union(*lacking_))
+    why = next(why for node, why in reversed(allowed) if not why.startswith("lacks"))
+    if why == _TOO_LONG:
+        most = max(gates.context(node, task.model) or 0 for node, _ in allowed)
+        tokens = state.prompt_tokens(task)
+        return BadRequest(f"the prompt of about {tokens:.0f} tokens is longer than the context of '{name}' ({most} at most)")
+    return (Unsupported if "memory" in why else BadRequest)(f"no node can serve '{task.model}': {why}")
+
+
+def _incapable(state: ClusterState, task: Task, name: str, lacking: frozenset[str]) -> SollolError:
+    able = _able(state, task.needs)
+    others = f"models here that do: {', '.join(able)}" if able else "no model here is known to"
+    if "embedding" in lacking:
+        return Unsupported(f"this model does not support embeddings ('{name}'); {others}")
+    return BadRequest(f'"{name}" does not support {", ".join(sorted(lacking))}; {others}')
+
+
+def _able(state: ClusterState, needs: frozenset[str]) -> list[str]:
+    """Models that are known to have all of it on some node, by name; a few."""
+    names = {
+        model.name.removesuffix(":latest")
+        for node in state.known.values()
+        for model in node.models.values()
+        if model.name not in node.barred and gates.has(node, model, needs)
+    }
+    more = [f"and {len(names) - MODELS_SHOWN} more"] if len(names) > MODELS_SHOWN else []
+    return sorted(names)[:MODELS_SHOWN] + more
 
 
 # --- where somebody stands who waits

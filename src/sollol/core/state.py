@@ -12,6 +12,7 @@ from typing import Any
 
 from . import events as ev
 from . import node_events, work_events
+from .digests import Digests, barred
 from .estimates import ANSWER_TOKENS, CHARS_PER_TOKEN, IMAGE_TOKENS, Mean, ModelStats, Recent, scaled_prior
 from .learning import crowd
 from .mirror import Mirror
@@ -37,6 +38,7 @@ class ClusterState:
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self.known)
         self.jitter = jitter
         self.made = 0
+        self.digests = Digests.ONE
         self.layout = 0
         self.health_changes: list[ev.HealthChanged] = []
         self.models: Recent[str, ModelStats] = Recent(4096)
@@ -76,6 +78,20 @@ class ClusterState:
         after = node.health.state
         if after is not before:
             self.health_changes.append(ev.HealthChanged(at, node.id, before, after, reason))
+
+    def take_digests(self, rule: Digests) -> None:
+        """What is done from now on where one name stands for different models."""
+        self.digests = rule
+        self.bar()
+
+    def bar(self) -> None:
+        """Look anew which nodes may not be used for which of their models; called when models, or who is down, changed."""
+        out = barred(self.nodes, self.digests)
+        for node in self.known.values():
+            kept = out.get(node.id, {})
+            if kept != node.barred:
+                node.barred = kept
+                node.version += 1
 
     # --- views
 

@@ -137,8 +137,7 @@ class Model(Struct, frozen=True):
     """One model as one node has it. ``name`` is canonical (lower case, with a tag), ``native`` what the node itself calls it.
 
     ``size`` 0 means unknown. ``raw`` is the node's own entry of /api/tags (JSON bytes) where it has one. ``renamed``: it is
-    called otherwise here than on the node, so requests have to say ``native``. ``lacks`` are capabilities that it is known not
-    to have, where ``capabilities`` do not tell all.
+    called otherwise here than on the node, so requests have to say ``native``.
     """
 
     name: str
@@ -151,7 +150,6 @@ class Model(Struct, frozen=True):
     modified_at: str = ""
     raw: bytes = b""
     renamed: bool = False
-    lacks: frozenset[str] = frozenset()
 
 
 class Resident(Struct, frozen=True):

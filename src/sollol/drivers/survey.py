@@ -167,7 +167,10 @@ class HttpSurveyor:
             msgspec.structs.replace(loaded, context_length=props.context_length or loaded.context_length)
             for loaded in listing.resident
         )
-        return Survey(NodeKind.LLAMACPP, props.build, 0.0, listing.models, resident, slots=props.slots)
+        models = listing.models
+        if len(models) == 1:  # of several it tells nothing here
+            models = (msgspec.structs.replace(models[0], capabilities=props.capabilities),)
+        return Survey(NodeKind.LLAMACPP, props.build, 0.0, models, resident, slots=props.slots)
 
     async def _lmstudio(self, node: Node, heard: _Heard) -> Survey | None:
         listing = _maybe(await self._get(node, "/api/v0/models", heard), wire.parse_lmstudio)

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from sollol.core.digests import modified
 from sollol.core.node import NodeState, Runner
 from sollol.core.ports import Header, Sink
 from sollol.core.types import Model, NodeKind
@@ -22,7 +23,7 @@ from sollol.gateway.answers import JSON, send, send_json, send_text
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
 from sollol.gateway.showing import described
-from sollol.gateway.targets import modified, newest_first, reachable
+from sollol.gateway.targets import newest_first, reachable
 from sollol.wire.bodies import changed
 from sollol.wire.names import canonical, tagged
 

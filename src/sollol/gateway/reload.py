@@ -33,6 +33,7 @@ LIVE: Final = frozenset(
             "gateway.shutdown_seconds",
             "routing.mode",
             "routing.hedging",
+            "models.digests",
             "auth.keys",
             "auth.admin_keys",
         ),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Final
 
+from sollol.core.digests import modified
 from sollol.core.node import NodeState
-from sollol.core.types import Health, Model, NodeKind
+from sollol.core.types import Health, NodeKind
 from sollol.errors import BadRequest, NoNodes, Unsupported
 from sollol.gateway.context import Gateway
 
 ALL: Final = "all"
-# Ollama writes nanoseconds; Python reads microseconds.
-_FRACTION: Final = re.compile(r"(\.\d{6})\d+")
 # What a name may look like, as Ollama has it: [scheme://][host/][namespace/]model[:tag]
 _NAME: Final = re.compile(
     r"(?:[A-Za-z]{1,10}://)?"
@@ -109,14 +107,6 @@ def newest_first(nodes: Sequence[NodeState], model: str) -> list[NodeState]:
     """Where nodes have different models of one name, those with the newest come first: the one that listings name first."""
     newest = max((node.models[model] for node in nodes), key=modified, default=None)
     return sorted(nodes, key=lambda node: newest is not None and node.models[model].digest != newest.digest)
-
-
-def modified(model: Model) -> float:
-    """When the model was last changed, seconds since the epoch; 0 where it is not known."""
-    try:
-        return datetime.fromisoformat(_FRACTION.sub(r"\1", model.modified_at.replace("Z", "+00:00"))).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def best_fit(nodes: Sequence[NodeState]) -> NodeState:

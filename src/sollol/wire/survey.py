@@ -67,11 +67,22 @@ class _Settings(Struct):
     n_ctx: Tokens | None = None
 
 
+class _Modalities(Struct):
+    vision: bool | None = None
+
+
+class _Template(Struct):
+    supports_tools: bool = False
+    supports_tool_calls: bool = False
+
+
 class _Props(Struct):
     build_info: Name | None = None
     model_path: Name | None = None
     total_slots: Annotated[int, Meta(ge=0, le=1 << 20)] | None = None
     default_generation_settings: _Settings = field(default_factory=_Settings)
+    modalities: _Modalities = field(default_factory=_Modalities)
+    chat_template_caps: _Template = field(default_factory=_Template)
 
 
 class _Meta(Struct):
@@ -122,12 +133,16 @@ class _Error(Struct):
 
 
 class Props(Struct, frozen=True):
-    """What llama.cpp says about itself. ``context_length`` is of one slot; ``build`` "b1234-abcdef"."""
+    """What llama.cpp says about itself. ``context_length`` is of one slot; ``build`` "b1234-abcdef".
+
+    ``capabilities`` of its model: whether it sees pictures is told, of the others only what is there; empty: nothing is told.
+    """
 
     build: str
     model_path: str
     slots: int | None
     context_length: int | None
+    capabilities: frozenset[str] = frozenset()
 
 
 class Listing(Struct, frozen=True):
@@ -224,7 +239,17 @@ def parse_props(body: bytes) -> Props:
         model_path=props.model_path or "",
         slots=props.total_slots or None,
         context_length=props.default_generation_settings.n_ctx or None,
+        capabilities=_llamacpp_capabilities(props),
     )
+
+
+def _llamacpp_capabilities(props: _Props) -> frozenset[str]:
+    """A template without tools says nothing: the server may have its own way of telling the model about them."""
+    template = props.chat_template_caps
+    told = {"vision": props.modalities.vision, "tools": template.supports_tools and template.supports_tool_calls}
+    if props.modalities.vision is None:
+        return frozenset()
+    return frozenset({"completion", *(name for name, there in told.items() if there)})
 
 
 def parse_models(body: bytes, kind: NodeKind | None = None) -> Listing:

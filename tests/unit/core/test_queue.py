@@ -367,7 +367,7 @@ def test_hopeless(fields, error):
     cluster = Cluster()
     model = Model("m", "m", 5 * GB, capabilities=frozenset({"completion"}))
     short = a_model("short", context_length=2048)
-    cluster.add("a", a_survey([model, short], kind=NodeKind.LLAMACPP), name="named")
+    cluster.add("a", a_survey([model, short], kind=NodeKind.OPENAI), name="named")
     cluster.add("b", a_survey([a_model("huge", 99 * GB)]), memory=10 * GB)
     found = cluster.queue.hopeless(a_task(1, **fields), 0.0)
     assert type(found) is (error if error is not None else type(None))
