@@ -21,7 +21,7 @@ settings.register_profile("person", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if in_ci() else "person")
 
-CLIENT_PACKAGES = ("ollama", "openai", "langchain_ollama")
+CLIENT_PACKAGES = ("ollama", "openai", "anthropic", "langchain_ollama", "langchain_openai", "llama_index", "litellm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
