@@ -22,11 +22,15 @@ COPY_SHARE = 0.67
 MAX_TRIES = 3
 MAX_UNSENT = 20
 AVOID_SECONDS = 2.0
+HOPELESS_SECONDS = 5.0
+"""After which an item is tried again even where it failed before: the node that has it is late, and may never answer."""
 STRANGER_SECONDS = 2.0
 """After which a node that nothing is known of may run again what another one has."""
 LATE, LATE_SECONDS, TYPICAL = 3.0, 0.5, 5.0
 """A request that routing placed is late after so many times the usual time, and after so long; the usual time to begin with."""
 UNREAD = 4 * MOST
+GONE = -1
+"""In the place of an item that is not this request's any more."""
 
 
 class Fault(Enum):
@@ -63,7 +67,9 @@ class Board:
         self._fresh: deque[int] = deque()
         self._again: list[Group] = []
         self._open: set[int] = set()
-        self._copied: set[int] = set()
+        self._newest: dict[int, Flight] = {}  # the last run of each item that runs
+        self._doubled: set[int] = set()  # those that run more than once
+        self._late_once: set[int] = set()
         self._offered = 0
         self._total: int | None = None
         self._more = True
@@ -188,7 +194,7 @@ class Board:
             return None
         items, past = picked
         lane.largest = max(lane.largest, len(items))
-        return lane.flight(items, past, now)
+        return self._sent(lane.flight(items, past, now))
 
     def _size(self, lane: Lane, now: float) -> int:
         """How many items the node may take now; 0 when it would be done with one after all others are done with everything."""
@@ -240,43 +246,45 @@ class Board:
         """A second run, on an idle node, of what would be done last."""
         if lane.flights:
             return None
-        found: tuple[float, list[int]] | None = None
+        found: tuple[float, list[int], Past] | None = None
         for other in self.lanes.values():
-            if other is lane:
-                continue
             for place, flight in enumerate(other.flights):
-                items = self._uncopied(flight)
                 rest = other.rest(place, now)
+                if lane.node in flight.past.avoid and not (other.behind(now) and now - flight.sent > HOPELESS_SECONDS):
+                    continue
+                items = [item for item in flight.items if self._newest.get(item) is flight]
                 if items and (found is None or rest > found[0]):
-                    found = rest, items
+                    found = rest, items, flight.past
         if found is None:
             return None
-        rest, items = found
+        rest, items, past = found
         if lane.speed is None:
             size = 1 if rest > STRANGER_SECONDS + lane.ready_in else 0
         else:
             size = min(int((COPY_SHARE * rest - lane.ready_in) * lane.speed), self._most)
-        return self._again_at(lane, items[:size], now) if size > 0 else None
+        return self._again_at(lane, items[:size], past, now) if size > 0 else None
 
     def _late(self, lane: Lane, now: float) -> Flight | None:
         """A second run of what takes far longer than usual, where routing places requests."""
         for flight in lane.flights:
-            if now - flight.sent > max(LATE * self._typical, LATE_SECONDS) and (items := self._uncopied(flight)):
-                copy = self._again_at(lane, items, now)
+            items = [item for item in flight.items if item in self._open and item not in self._late_once]
+            if items and now - flight.sent > max(LATE * self._typical, LATE_SECONDS):
+                self._late_once.update(items)
+                copy = self._again_at(lane, items, flight.past, now)
                 copy.beside = flight
                 return copy
         return None
 
-    def _again_at(self, lane: Lane, items: list[int], now: float) -> Flight:
-        self._copied.update(items)
-        flight = lane.flight(items, None, now)
+    def _again_at(self, lane: Lane, items: list[int], past: Past, now: float) -> Flight:
+        flight = lane.flight(items, past, now)
         flight.copy = True
-        return flight
+        self._doubled.update(items)
+        return self._sent(flight)
 
-    def _uncopied(self, flight: Flight) -> list[int]:
-        if flight.copy:
-            return []
-        return [item for item in flight.items if item in self._open and item not in self._copied]
+    def _sent(self, flight: Flight) -> Flight:
+        for item in flight.items:
+            self._newest[item] = flight
+        return flight
 
     # --- what becomes of it
 
@@ -288,8 +296,7 @@ class Board:
             self._timed = min(self._timed + 1, 20)
             self._typical += (now - flight.sent - self._typical) / self._timed
         news = [place for place, item in enumerate(flight.items) if item in self._open]
-        self._open.difference_update(flight.items)
-        self._copied.difference_update(flight.items)
+        self._forget(flight.items)
         return news
 
     def failed(self, flight: Flight, now: float, fault: Fault, error: Exception) -> dict[int, tuple[Exception, ...]]:
@@ -299,6 +306,8 @@ class Board:
         itself is at fault, or when several nodes, or one node twice, could not do it.
         """
         items = self._take_back(flight, now)
+        if flight.copy and self._fixed is None:
+            items = self._release(flight)
         if fault is Fault.UNSENT:
             self.lanes[flight.node].pause(now)
         if not items:
@@ -308,7 +317,7 @@ class Board:
             self._again.append(Group(items, past, now))
             return {}
         if len(items) == 1 and (fault is Fault.REFUSED or self._given_up(past)):
-            self._open.discard(items[0])
+            self._forget(items)
             return {items[0]: past.errors}
         if len(items) == 1:
             self._again.append(Group(items, past, now))
@@ -341,9 +350,33 @@ class Board:
         lane = self.lanes[flight.node]
         lane.flights.remove(flight)
         lane.idle_since(now)
-        elsewhere = {item for other in self.flights for item in other.items} if self._copied else set()
-        self._copied.difference_update(flight.items)
-        return [item for item in flight.items if item in self._open and item not in elsewhere]
+        items = []
+        for item in flight.items:
+            if item not in self._open:
+                continue
+            others = [other for other in self.flights if item in other.items] if item in self._doubled else []
+            if others:
+                self._newest[item] = others[-1]
+            else:
+                items.append(item)
+        return items
+
+    def _release(self, copy: Flight) -> list[int]:
+        """The items of a second run that failed. They are taken from the first run, which may never end, and tried again."""
+        items = [item for item in copy.items if item in self._open]
+        for other in self.flights:
+            if self._doubled.intersection(other.items, items):
+                other.items = [GONE if item in items else item for item in other.items]
+        self._doubled.difference_update(items)
+        return items
+
+    def _forget(self, items: list[int]) -> None:
+        """They are settled."""
+        self._open.difference_update(items)
+        self._doubled.difference_update(items)
+        self._late_once.difference_update(items)
+        for item in items:
+            self._newest.pop(item, None)
 
 
 def _eagerness(lane: Lane) -> tuple[int, float]:

@@ -126,7 +126,14 @@ class Lane:
         if speed is None or not self.flights:
             return speed
         elapsed, count = self._at_work(now)
-        return count / elapsed if elapsed > SLACK * count / speed + SLACK_SECONDS else speed
+        return count / elapsed if self.behind(now) else speed
+
+    def behind(self, now: float) -> bool:
+        """Whether what it does now takes clearly longer than foreseen."""
+        if self.speed is None:
+            return True
+        elapsed, count = self._at_work(now)
+        return elapsed > SLACK * count / self.speed + SLACK_SECONDS
 
     def rest(self, place: int, now: float) -> float:
         """Seconds until the request at ``place`` is answered, as far as one can tell; for one that is late, as long again."""
@@ -135,7 +142,7 @@ class Lane:
             return now - flight.sent
         elapsed, count = self._at_work(now)
         ahead = sum([len(other.items) for other in self.flights[: max(place + 1, self.width)]])
-        if elapsed > SLACK * count / speed + SLACK_SECONDS:
+        if self.behind(now):
             return elapsed * max(1.0, ahead / count)
         return max(ahead / speed - elapsed, 0.0)
 

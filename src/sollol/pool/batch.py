@@ -162,6 +162,7 @@ async def begin(inside: Inside, work: Work, inputs: Any, wishes: Wishes, manner:
 
     async def send(some: Sequence[Any], pin: str | None, made: Callable[[Task], None]) -> Sequence[Any]:
         task = inside.task(work.path, work.body(some), wishes)
+        task.details = task.details and work.single  # nobody sees those of vectors
         if pin is not None:
             task.pin, task.once = pin, True
         made(task)
