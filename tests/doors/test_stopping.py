@@ -332,6 +332,7 @@ def test_a_closed_terminal_ends_it_unless_it_was_started_with_nohup(tmp_path):
         pid, terminal = pty.fork()
         if pid == 0:
             os.environ["SOLLOL_DATA_DIR"] = str(tmp_path)
+            os.chdir(tmp_path)  # nohup leaves a file behind
             os.execvp(before[0] if before else sys.executable, [*before, sys.executable, "-m", "sollol", "up", *arguments])
         return pid, terminal
 
