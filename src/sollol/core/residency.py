@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
+from typing import TYPE_CHECKING
 
-from .estimates import RATE_WINDOW, ModelStats
+from .estimates import RATE_WINDOW
+from .gates import USABLE
 from .node import NodeState, Runner
+
+if TYPE_CHECKING:
+    from .state import ClusterState
 
 _PLACES = 3
 """Models that Ollama keeps loaded at most where its memory is unknown."""
@@ -33,7 +37,7 @@ class Plan:
         return self.ahead + self.load + self.drain
 
 
-def plan(node: NodeState, model: str, now: float, stats: Mapping[str, ModelStats]) -> Plan:
+def plan(state: ClusterState, node: NodeState, model: str, now: float) -> Plan:
     """What loading ``model`` on ``node`` takes at ``now``; a runner of the same model (another context) is a victim."""
     ahead = 0.0
     for runner in node.runners.values():
@@ -45,11 +49,29 @@ def plan(node: NodeState, model: str, now: float, stats: Mapping[str, ModelStats
         busy = runner.running > 0
         if busy:
             drain = max(drain, longest_run(node, runner, now))
-        known = stats.get(runner.model)
-        again = 1.0 if busy else 1.0 - exp(-known.rate(now) * RATE_WINDOW) if known is not None else 0.0
         if runner.model != model:
+            again = 1.0 if busy else _missed(state, node, runner.model, now)
             evict += 2.0 * node.load_seconds(runner.model) * again
     return Plan(node.load_seconds(model), ahead, drain, evict, leaving)
+
+
+def _missed(state: ClusterState, node: NodeState, model: str, now: float) -> float:
+    """The chance that ``model`` has to be loaded again after it left ``node`` idle: none while a node as fast has it too."""
+    known = state.models.get(model)
+    if known is None:
+        return 0.0
+    rates = node.rates.get(model)
+    if rates is not None and rates.decode is not None:
+        speed = rates.decode.rate(now)
+        for other in state.known.values():
+            runner = other.runners.get(model)
+            if runner is None or other is node or runner.loading or runner.leaving_for or not runner.lives(now):
+                continue
+            theirs = other.rates.get(model)
+            as_fast = theirs is not None and theirs.decode is not None and theirs.decode.rate(now) >= speed
+            if as_fast and other.health.state in USABLE:
+                return 0.0
+    return 1.0 - exp(-known.rate(now) * RATE_WINDOW)
 
 
 def longest_run(node: NodeState, runner: Runner, now: float) -> float:

@@ -178,7 +178,7 @@ class Term:
             self._busy(model, window, now)
 
     def _cold(self, model: str, state: ClusterState, now: float) -> None:
-        needed = plan(self.node, model, now, state.models)
+        needed = plan(state, self.node, model, now)
         self.load = needed.seconds
         self.evict = needed.evict
         self.ready = needed.seconds + needed.evict

@@ -73,7 +73,7 @@ def runner_for(state: ClusterState, node: NodeState, task: Task, at: float) -> R
     runner = node.runner(model, at)
     if runner is not None and not runner.leaving_for and node.suits(runner, task.num_ctx):
         return runner
-    needed = plan(node, model, at, state.models)
+    needed = plan(state, node, model, at)
     for victim in needed.victims:
         if (victim.running or victim.loading) and victim.model != model:
             victim.leaving_for = model

@@ -197,6 +197,29 @@ def test_price_of_an_eviction_is_the_chance_that_it_is_loaded_again():
     assert cost.total == pytest.approx(cost.eta + cost.evict)
 
 
+@pytest.mark.parametrize(
+    ("decode", "loaded", "draining", "price"),
+    [
+        (40.0, ["y"], False, 0.0),
+        (39.0, ["y"], False, 12.0),  # slower: whoever wants it will want it back
+        (None, ["y"], False, 12.0),  # nobody knows
+        (80.0, [], False, 12.0),
+        (80.0, ["y"], True, 12.0),
+    ],
+)
+def test_a_model_that_a_node_as_fast_has_too_is_not_missed(decode, loaded, draining, price):
+    cluster = full()
+    for _ in range(300):
+        cluster.state.stats("y").count(0.0)
+    cluster.rates("a", "y", decode=40.0)
+    cluster.add("b", a_survey(["y"], loaded))
+    if decode is not None:
+        cluster.rates("b", "y", decode=decode)
+    cluster.state.known["b"].health.draining = draining
+    (cost,) = (cost for cost in cluster.queue.explain(a_task(9), 0.0) if cost.node == "a")
+    assert cost.evict == pytest.approx(price, rel=0.01)
+
+
 def test_busy_models_must_drain_and_get_nothing_more_until_the_switch_is_over():
     cluster = full()
     first = cluster.arrive("x", chars=0, max_tokens=400)
