@@ -433,6 +433,7 @@ def test_a69_health_is_looked_at_more_often_where_things_fail(machines):
                 (node,) = inside.house.engine.state.nodes.values()
                 return node.health.probe_interval(inside.house.engine.clock.now())
 
+            wait_for(lambda: pool.blocking(asked()) > 1.0)  # a second while it loads, or did not answer a look
             return pool.blocking(asked())
 
         intervals = []
