@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.support.canned import LLAMACPP, canned
 from tests.support.front import Front, Reply, front
 from tests.support.scripted import Seen, scripted
 
@@ -287,3 +288,21 @@ def _either(empty: int, answer: Any) -> Callable[[Seen], Awaitable[None]]:
             seen.reply(body=answer)
 
     return speak
+
+
+# --- insertions
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
+async def test_what_belongs_between_two_texts_is_asked_of_llama_cpp_where_it_can_do_that(path: str) -> None:
+    made = {"content": "middle", "stop": True, "stop_type": "eos", "tokens_evaluated": 9, "tokens_predicted": 2}
+    asked = {"model": "tiny", "prompt": "a", "suffix": "b", "stream": False}
+    async with canned({**LLAMACPP, "/infill": (200, made)}) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        reply = await gate.ask("POST", path, asked)
+        assert (reply.status, whole(path, reply.json)) == (200, "middle")
+        sent = json.loads(next(body for _, target, body in node.asked if target == "/infill"))
+        assert (sent["input_prefix"], sent["input_suffix"]) == ("a", "b")
+        node.replies["/infill"] = (501, {"error": {"code": 501, "message": "Infill is not supported by this model"}})
+        reply = await gate.ask("POST", path, asked)
+        assert reply.status == 400
+        assert "Infill is not supported" in reply.body.decode()

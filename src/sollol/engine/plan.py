@@ -20,8 +20,9 @@ from sollol.wire.translate import Translation, translation
 _JSON: Final[Header] = (b"content-type", b"application/json")
 _DOCUMENT: Final = b"application/json; charset=utf-8"
 _OLLAMA_SPEAKERS: Final = frozenset({NodeKind.OLLAMA, NodeKind.SOLLOL})
+_COMPLETIONS: Final = "/v1/completions"
 # What every node has that speaks OpenAI's dialect, Ollama included; of other paths a look at the node tells.
-_COMMON: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+_COMMON: Final = frozenset({"/v1/chat/completions", _COMPLETIONS, "/v1/embeddings"})
 
 
 def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
@@ -32,7 +33,7 @@ def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
     kind, model = known.kind, known.models.get(task.model)
     ollama = task.dialect is Dialect.OLLAMA
     extra: tuple[Filter, ...] = (Annotate(decision, known.node, kind),) if task.details and ollama else ()
-    if kind not in _OLLAMA_SPEAKERS if ollama else task.path not in _COMMON and not _serves(known, task):
+    if kind not in _OLLAMA_SPEAKERS if ollama else not _serves(known, task):
         return _translated(task, kind, model, extra)
     if kind is NodeKind.OLLAMA:
         if ollama and task.plain and not task.stream:
@@ -51,6 +52,9 @@ def plan(task: Task, known: NodeState, decision: Decision) -> Plan:
 
 def _serves(known: NodeState, task: Task) -> bool:
     """Whether the node answers this path itself, with all that is asked there."""
+    if task.path in _COMMON:
+        # llama.cpp passes over a suffix there; what has one goes to its path for insertions.
+        return "insert" not in task.needs or known.kind is not NodeKind.LLAMACPP
     if task.path not in known.speaks:
         return False
     if task.path == RESPONSES:

@@ -107,6 +107,8 @@ class Frame(Struct):
     data: Raw | UnsetType = UNSET
     status: str | int | None = None
     stop_reason: str | None = None
+    stop: Raw = Raw(b"")
+    content: Raw | UnsetType = UNSET
 
 
 ollama_line: Final = msgspec.json.Decoder(OllamaLine).decode

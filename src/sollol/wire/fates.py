@@ -90,7 +90,7 @@ _OLLAMA_GENERATE: Final = {
     "system": _carried("the system message"),
     "images": _carried("data URLs in the user's message"),
     "raw": _carried("true: /v1/completions instead of /v1/chat/completions"),
-    "suffix": _refused("engines of this dialect ignore a suffix, or have no insertion"),
+    "suffix": _carried("at llama.cpp /infill, without system, images and format; other engines cannot: refused"),
     "template": _refused("the engine uses the template of its model"),
     "context": _refused("token numbers of one engine mean nothing to another"),
 }

@@ -81,6 +81,8 @@ def _openai(path: str, seen: Frame) -> Ending:
         complete = _is_list(seen.data)
     elif path == "/v1/messages":
         complete = seen.type == "message"
+    elif path == "/infill":
+        complete = seen.content is not msgspec.UNSET
     elif path == "/v1/responses":
         complete = seen.status in ("completed", "incomplete")
     else:

@@ -136,6 +136,8 @@ class _End:
         self._count(seen)
         if seen.type in _LAST:
             self.done = seen.type
+        elif bytes(seen.stop) == b"true":
+            self.done = "stop"
 
     def _count(self, seen: Frame) -> None:
         self.timings = seen.timings or self.timings
@@ -151,7 +153,7 @@ class _End:
             return self.done == "message_stop"
         if path.startswith("/v1/responses"):
             return self.done.startswith("response.")
-        if path.startswith("/v1/audio/"):
+        if path.startswith("/v1/audio/") or path == "/infill":
             return bool(self.done)
         return self.done == "[DONE]" and self.finished
 

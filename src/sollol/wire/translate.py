@@ -24,6 +24,7 @@ from .dialects import (
 )
 from .dialects.anthropic_write import MessagesWriter
 from .dialects.calls import Name
+from .dialects.infill_read import INFILL, InfillReader
 from .dialects.ollama_read import OllamaReader
 from .dialects.ollama_write import OllamaWriter, embed_document, embedding_document
 from .dialects.openai_read import OpenAIReader
@@ -106,6 +107,8 @@ _PARSERS: Final[dict[Dialect, dict[str, _Parser]]] = {
         **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings"), ollama_request.parse),
         anthropic_request.MESSAGES: _messages(Dialect.OPENAI),
         responses_request.RESPONSES: _responses(Dialect.OPENAI),
+        # The node's own, but llama.cpp ignores a suffix there: what has one is an insertion.
+        openai_request.TEXT: openai_request.parse,
     },
     Dialect.OLLAMA: {
         **dict.fromkeys((openai_request.CHAT, openai_request.TEXT, openai_request.EMBED), openai_request.parse),
@@ -167,6 +170,8 @@ class _Asking:
             self.path, self.body = openai_render.render(asked, native, kind)
 
     def error(self, status: int, body: bytes) -> tuple[int, bytes]:
+        if status == 501 and (self._client is not Dialect.OLLAMA or self.path == INFILL):
+            status = 400  # clients try again what fails from 500 on
         return status, told(self._client, status, message(body))[2]
 
 
@@ -176,7 +181,10 @@ class _Text(_Asking):
     def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
         super().__init__(task, asked, native, kind)
         single = asked.parallel is False
-        self._reader: Reader = OllamaReader(single=single) if self.dialect is Dialect.OLLAMA else OpenAIReader()
+        if self.dialect is Dialect.OLLAMA:
+            self._reader: Reader = OllamaReader(single=single)
+        else:
+            self._reader = InfillReader() if self.path == INFILL else OpenAIReader()
         self._writer = _writer(task, asked, self._name)
 
     def feed(self, data: bytes, now: float) -> bytes:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from sollol.core.types import NodeKind, Task
-from sollol.errors import BadRequest, RequestError
+from sollol.core.types import Kind, NodeKind, Task
+from sollol.errors import BadRequest, RequestError, Untranslatable
+from sollol.wire.replies import document, watcher
 from sollol.wire.requests import dialect_of, read
 from sollol.wire.translate import Translation, translation
 
@@ -176,3 +177,81 @@ def test_calls_whose_arguments_are_no_object_cannot_be_told_to_ollama() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "nonsense"}}
     with pytest.raises(BadRequest, match="no JSON object"):
         sent("/v1/chat/completions", NodeKind.OLLAMA, messages=[{"role": "assistant", "tool_calls": [call]}])
+
+
+# --- what belongs between a beginning and an end
+
+PIECES = (
+    b'data: {"index":0,"content":"mid","tokens":[],"stop":false}\n\n',
+    b'data: {"index":0,"content":"dle","stop":false}\n\n',
+    b'data: {"content":"","stop":true,"stop_type":"limit","tokens_evaluated":9,"tokens_predicted":2,'
+    b'"timings":{"cache_n":3,"prompt_ms":10.0,"predicted_ms":20.0}}\n\n',
+)
+
+
+def inserting(path: str, kind: NodeKind = NodeKind.LLAMACPP, **fields: Any) -> Translation:
+    stream = fields.get("stream", path.startswith("/api/")) is True
+    body = json.dumps({"model": "Qwen3", "prompt": "a", "suffix": "b", **fields}).encode()
+    return translation(Task(1, Kind.GENERATE, dialect_of(path), path, "m", body, 1.0, stream=stream), "native", kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/api/generate", {"options": {"num_predict": 5, "seed": 1}}), ("/v1/completions", {"max_tokens": 5, "seed": 1})],
+)
+def test_an_insertion_is_asked_of_llama_cpp_on_its_own_path(path: str, fields: dict[str, Any]) -> None:
+    made = inserting(path, **fields, stream=False)
+    assert (made.path, json.loads(made.body)) == (
+        "/infill",
+        {"model": "native", "input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 5, "seed": 1, "stream": False},
+    )
+    answer = b'{"content":"middle","stop":true,"stop_type":"eos","tokens_evaluated":9,"tokens_predicted":2}'
+    told = json.loads(made.document(answer, 2.0))
+    assert "middle" in (told.get("response"), told.get("choices", [{}])[0].get("text"))
+    assert document(made.dialect, made.path, answer).complete
+    with pytest.raises(ValueError, match="holds no answer"):
+        made.document(b"{}", 2.0)
+    words = b'{"error":{"code":501,"message":"Infill is not supported by this model: prefix token is missing."}}'
+    assert made.error(501, words)[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_streamed_insertion_is_the_same_however_it_is_cut(path: str, size: int) -> None:
+    made, data = inserting(path, stream=True), b"".join(PIECES)
+    watch = watcher(made.dialect, made.path)
+    out = b""
+    for at in range(0, len(data), size):
+        watch.feed(data[at : at + size])
+        out += made.feed(data[at : at + size], 2.0)
+    assert watch.finish().complete
+    out += made.finish(3.0)
+    assert made.problem is None
+    lines = [json.loads(line.removeprefix(b"data: ")) for line in out.split(b"\n") if line and b"[DONE]" not in line]
+    if path == "/api/generate":
+        assert "".join(line["response"] for line in lines) == "middle"
+        assert (lines[-1]["done_reason"], lines[-1]["prompt_eval_count"], lines[-1]["eval_count"]) == ("length", 9, 2)
+    else:
+        assert "".join(line["choices"][0]["text"] for line in lines) == "middle"
+        assert (lines[-1]["choices"][0]["finish_reason"], out.endswith(b"data: [DONE]\n\n")) == ("length", True)
+
+
+@pytest.mark.parametrize("broken", [PIECES[:2], (PIECES[0], b'data: {"error":{"message":"gone"}}\n\n'), (b"data: oops\n\n",)])
+def test_an_insertion_without_its_end_is_a_failure(broken: tuple[bytes, ...]) -> None:
+    made = inserting("/v1/completions", stream=True)
+    watch = watcher(made.dialect, made.path)
+    for data in broken:
+        watch.feed(data)
+        made.feed(data, 2.0)
+    assert not watch.finish().complete
+    assert b"[DONE]" not in made.finish(3.0)
+    assert made.problem
+
+
+def test_what_an_insertion_cannot_have_is_refused() -> None:
+    for fields in ({"system": "s"}, {"images": ["iVBORw0KGgo="]}, {"format": "json"}):
+        with pytest.raises(Untranslatable, match="not with a suffix"):
+            inserting("/api/generate", **fields)
+    for kind in (NodeKind.VLLM, NodeKind.LMSTUDIO, NodeKind.OPENAI):
+        with pytest.raises(Untranslatable, match='"suffix" cannot be answered by this node'):
+            inserting("/api/generate", kind)

@@ -119,12 +119,15 @@ def _call(seen: OllamaToolCall) -> Call:
 
 
 def _parse_generate(fields: Fields, stream: bool) -> Asked:
-    prompt = value_of(fields, "prompt") or ""
-    if value_of(fields, "raw") is True:
+    prompt, suffix = value_of(fields, "prompt") or "", text(fields, "suffix")
+    raw = value_of(fields, "raw") is True
+    if raw or suffix:
         for name, why in RAW_REFUSES.items():
+            if has(fields, name) and not raw:
+                raise cannot(name, "not with a suffix")
             if has(fields, name):
                 raise (BadRequest if name == "system" else Untranslatable)(why)
-        asked = Asked(Kind.GENERATE, stream, prompt=prompt)
+        asked = Asked(Kind.GENERATE, stream, prompt=prompt, suffix=suffix)
         _options(fields, asked)
         return asked
     try:

@@ -12,7 +12,8 @@ from sollol.core.types import Kind, NodeKind
 from ..fates import OPTIONS
 from ..fields import present
 from ..neutral import Asked, Call, Content, Format, Image, Message, Tool, text_of
-from .body import chosen
+from .body import cannot, chosen
+from .infill_read import INFILL
 from .openai_request import CHAT, EMBED, TEXT
 
 # vLLM and others stop a plain completion after 16 tokens where nothing is said; Ollama goes on.
@@ -26,6 +27,8 @@ def render(asked: Asked, native: str, kind: NodeKind) -> tuple[str, bytes]:
     """(path, body) for a node of OpenAI's dialect that calls the model `native`. Raises `RequestError`."""
     if asked.kind is Kind.EMBED:
         return EMBED, _embed(asked, native)
+    if asked.suffix:
+        return INFILL, _infill(asked, native, kind)
     if asked.kind is Kind.GENERATE:
         return TEXT, _text(asked, native, kind)
     body: dict[str, Any] = {"model": native, "messages": _told(asked.messages), **_samplers(asked, kind)}
@@ -152,6 +155,17 @@ def _text(asked: Asked, native: str, kind: NodeKind) -> bytes:
     if kind is not NodeKind.LLAMACPP:
         body.setdefault("max_tokens", PLAIN_LIMIT)
     return msgspec.json.encode({**body, **_stream(asked.stream)})
+
+
+def _infill(asked: Asked, native: str, kind: NodeKind) -> bytes:
+    """llama.cpp puts the words of the model for an insertion around both texts."""
+    if kind is not NodeKind.LLAMACPP:
+        raise cannot("suffix", "engines of this dialect ignore a suffix, or have no insertion")
+    told = _samplers(asked, kind)
+    if "max_tokens" in told:
+        told["n_predict"] = told.pop("max_tokens")
+    texts = {"input_prefix": asked.prompt, "input_suffix": asked.suffix, "prompt": ""}
+    return msgspec.json.encode({"model": native, **texts, **told, "stream": asked.stream})
 
 
 def load_body(native: str, stream: bool) -> bytes:
