@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from sollol.config import NOT_IN_FILES, Config, NodeSettings, default_config_file, default_data_dir
+from sollol.config import NOT_IN_FILES, SECRETS, Config, NodeSettings, default_config_file, default_data_dir
 from sollol.config_values import checked, field_types, shown
 from sollol.core.topology import parse_networks
 from sollol.errors import ConfigError
@@ -265,7 +265,7 @@ def _leaf(given: _Given, owner: type[Struct], name: str) -> object:
     value = checked(given.path, given.value, kinds[name], given.source, lax=given.lax)
     if given.path == "discovery.networks":
         _check_networks(value, given)
-    if name in {"keys", "admin_keys"}:
+    if name in SECRETS and value:
         _check_keys(value, given)
     return value
 
@@ -279,9 +279,20 @@ def _nodes(given: _Given, sources: dict[str, str]) -> list[NodeSettings]:
         del sources[path]
     found = []
     for index, entry in enumerate(entry for entry in entries if not (given.lax and not entry.strip())):
-        table = {"url": entry.strip()} if isinstance(entry, str) else entry
-        found.append(_node(f"nodes[{index}]", table, given, sources))
+        path = f"nodes[{index}]"
+        table = _words(path, entry, given) if isinstance(entry, str) else entry
+        found.append(_node(path, table, given, sources))
     return found
+
+
+def _words(path: str, entry: str, given: _Given) -> dict[str, str]:
+    """A node as text: its address, and after it what else there is to say, as in ``gpu1:8000 api_key=secret priority=9``."""
+    address, *rest = entry.split() or [""]
+    pairs = [word.partition("=") for word in rest]
+    if not all(separator for _, separator, _ in pairs):
+        # not shown: it may be a key
+        raise ConfigError(f"{given.source}: {path}: after an address come settings of the node, each as name=value")
+    return {"url": address, **{name: value for name, _, value in pairs}}
 
 
 def _node(path: str, table: object, given: _Given, sources: dict[str, str]) -> NodeSettings:
@@ -289,7 +300,7 @@ def _node(path: str, table: object, given: _Given, sources: dict[str, str]) -> N
         raise ConfigError(f"{given.source}: {path}: expected a table or an address, got {shown(table)}")
     values: dict[str, Any] = {}
     for name, value in table.items():
-        one = _Given(f"{path}.{name}", value, given.source)
+        one = _Given(f"{path}.{name}", value, given.source, lax=given.lax)
         values[name] = _leaf(one, NodeSettings, name)
         sources[one.path] = given.source
     if "url" not in values:
@@ -313,11 +324,10 @@ def _check_networks(networks: Any, given: _Given) -> None:
 
 
 def _check_keys(keys: Any, given: _Given) -> None:
-    for index, key in enumerate(keys):
+    several = {given.path: keys} if isinstance(keys, str) else {f"{given.path}[{index}]": key for index, key in enumerate(keys)}
+    for path, key in several.items():
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(
-                f"{given.source}: {given.path}[{index}]: a key is one or more printable ASCII characters without spaces"
-            )
+            raise ConfigError(f"{given.source}: {path}: a key is one or more printable ASCII characters without spaces")
 
 
 def _build(values: Mapping[str, Any]) -> Config:

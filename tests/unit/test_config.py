@@ -160,7 +160,7 @@ def test_what_is_wrong_is_one_line_with_its_path(text: str, message: str):
     [
         ({"SOLLOL_PORT": "x"}, 'SOLLOL_PORT: gateway.port: expected an integer from 0 to 65535, got "x"'),
         ({"SOLLOL_QUEUE_LIMTI": "5"}, "SOLLOL_QUEUE_LIMTI: unknown setting (did you mean SOLLOL_QUEUE_LIMIT?)"),
-        ({"SOLLOL_NODES": "http://a b"}, "SOLLOL_NODES: nodes[0].url: "),
+        ({"SOLLOL_NODES": "http://a?b"}, "SOLLOL_NODES: nodes[0].url: "),
         ({"SOLLOL_DISCOVERY_NETWORKS": "1.1.1.1"}, "SOLLOL_DISCOVERY_NETWORKS: discovery.networks: "),
         ({"OLLAMA_HOST": "ftp://a"}, "OLLAMA_HOST: "),
         ({"SOLLOL_CONFIG": "nowhere.toml"}, "nowhere.toml: there is no such configuration file (SOLLOL_CONFIG)"),

@@ -121,11 +121,13 @@ async def add_node(gateway: Gateway, request: Request, sink: Sink) -> None:
     shown = info(gateway, state)
     if not reachable(state):
         shown.warning = f"not reachable now ({state.last_error or 'no answer'}); it is looked at again every second"
+    elif not state.surveyed:
+        shown.warning = f"it cannot be used: {state.last_error or 'nobody knows yet what it is'}"
     send_json(sink, shown, 201)
 
 
 async def change_node(gateway: Gateway, request: Request, sink: Sink) -> None:
-    """Change name, priority, slots or draining of a node."""
+    """Change name, priority, slots, draining or key of a node."""
     state = _node(gateway, request)
     change = _read(request.body, NodeChange)
     if isinstance(change.name, str) and change.name:

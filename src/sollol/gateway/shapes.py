@@ -8,26 +8,31 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the last resort, higher is preferred")]
 Slots = Annotated[int, Meta(ge=1, le=4096)]
+Key = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f/]*$")]
 
 
 class NewNode(Struct, forbid_unknown_fields=True):
-    """A node to add. ``slots`` null: learned. ``api_key`` is sent to the node with every request."""
+    """A node to add. ``slots`` null: learned. ``api_key`` is sent to this node with every request, and is never shown."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2000)]
     name: Name = ""
     priority: Priority = 5
     slots: Slots | None = None
-    api_key: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")] | None = None
+    api_key: Key | None = None
 
 
 class NodeChange(Struct, forbid_unknown_fields=True):
-    """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there."""
+    """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there.
+
+    ``api_key`` null: none is sent.
+    """
 
     name: Name | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
     slots: Slots | UnsetType | None = UNSET
     draining: bool | UnsetType = UNSET
+    api_key: Key | UnsetType | None = UNSET
 
 
 class NodeInfo(Struct, kw_only=True):
