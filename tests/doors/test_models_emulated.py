@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 
+import pytest
 from tests.support.front import Front, front
 from tests.support.wait import until
 
 from sollol.config import NodeSettings
-from sollol.emulator.presets import same
+from sollol.core.types import NodeKind
+from sollol.emulator.presets import LLAMA_1B, same
 from sollol.emulator.server import EmulatedCluster
 
 
@@ -84,6 +87,17 @@ async def test_pull_everywhere_then_load_ps_and_unload() -> None:
             assert (entry["name"], entry["node"]) == ("qwen3:0.6b", loaded.header("x-sollol-node"))
             assert (await door.ask("POST", "/api/generate", {"model": "qwen3:0.6b", "keep_alive": 0})).status == 200
             assert (await door.ask("GET", "/api/ps")).json == {"models": []}
+
+
+@pytest.mark.parametrize("kind", [NodeKind.LMSTUDIO, NodeKind.OLLAMA])
+@pytest.mark.parametrize("keep_alive", [-1, "-1s", "1000000h", "2562047h"])
+async def test_a_model_that_is_to_stay_for_ever_is_listed(kind: NodeKind, keep_alive: object) -> None:
+    async with EmulatedCluster([replace(same(1)[0].faster(50), kind=kind)]) as cluster, front(*cluster.urls) as door:
+        asked = {"model": LLAMA_1B.name, "keep_alive": keep_alive, "messages": [{"role": "user", "content": "hi"}]}
+        assert (await door.ask("POST", "/api/chat", asked)).status == 200
+        (entry,) = (await door.ask("GET", "/api/ps")).json["models"]
+        assert entry["name"] == LLAMA_1B.name
+        assert entry["expires_at"] > "2100"
 
 
 async def test_a_version_and_headers_like_one_ollama() -> None:

@@ -6,6 +6,7 @@ that are down are left out, unless every node is down: then the last known catal
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ OUR_VERSION: Final = "0.33.0"
 
 _PLAIN_JSON: Final[Header] = (b"content-type", b"application/json")
 _FAR: Final = "2318-01-01T00:00:00Z"
+_LONG: Final = 100 * 365 * 86_400.0  # seconds that are for ever: a calendar has an end
 ALIAS_OF: Final = "alias_of"
 _NUMBERS: Final = re.compile(r"\d{1,9}")
 
@@ -175,7 +177,7 @@ def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
             return resident.raw
     model = node.models[runner.model]
     size = int(node.sizes.get(model.name) or model.size)
-    left = None if runner.expires is None else runner.expires - now
+    left = math.inf if runner.expires is None else runner.expires - now
     return msgspec.json.encode(
         {
             "name": model.name,
@@ -183,7 +185,7 @@ def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
             "size": size,
             "digest": model.digest,
             "details": described(node, model)["details"],
-            "expires_at": _FAR if left is None else datetime.fromtimestamp(wall + left, UTC).isoformat().replace("+00:00", "Z"),
+            "expires_at": _FAR if left > _LONG else datetime.fromtimestamp(wall + left, UTC).isoformat().replace("+00:00", "Z"),
             "size_vram": size if node.gpu else 0,
             # what the model could have says nothing of what it was loaded with
             **({"context_length": runner.context} if runner.context else {}),
