@@ -19,7 +19,7 @@ FIRST: Final = 16.0
 PREFILL_TOKENS: Final = 512.0
 MOST_TOKENS: Final = 8192
 UNLEARNED: Final = 4.0
-CONFIRM_SECONDS: Final = 5.0
+CONFIRM_SECONDS: Final = 2.0
 LATE_SECONDS: Final = 3.0
 _THINKING: Final = frozenset({"thinking"})
 
