@@ -19,9 +19,11 @@ MOST = 64
 CHUNK_SECONDS = 1.0
 COPY_SHARE = 0.67
 """An item runs a second time where that takes less than this share of what the first run still needs."""
-MAX_TRIES = 3
+MAX_NODES, MAX_TRIES = 3, 4
+"""An item is given up when so many nodes, or all there are, could not do it; or when it failed alone so often."""
 MAX_UNSENT = 20
-AVOID_SECONDS = 2.0
+AVOID_SECONDS, AGAIN_SECONDS = 2.0, 0.5
+"""After which an item goes again to where it failed; and where there is nobody else."""
 HOPELESS_SECONDS = 5.0
 """After which an item is tried again even where it failed before: the node that has it is late, and may never answer."""
 STRANGER_SECONDS = 2.0
@@ -230,7 +232,8 @@ class Board:
         """Items that came back go first, elsewhere than where they failed."""
         for group in self._again:
             avoid = group.past.avoid
-            if lane.node not in avoid or now >= group.since + AVOID_SECONDS or avoid >= self.lanes.keys():
+            patience = AGAIN_SECONDS if avoid >= self.lanes.keys() else AVOID_SECONDS
+            if lane.node not in avoid or now >= group.since + patience:
                 items, group.items = group.items[:size], group.items[size:]
                 if not group.items:
                     self._again.remove(group)
@@ -343,7 +346,8 @@ class Board:
     def _given_up(self, past: Past) -> bool:
         if self._fixed is not None or past.unsent >= MAX_UNSENT:
             return True  # routing has tried everywhere
-        return len(past.errors) >= min(MAX_TRIES, max(2, len(self.lanes)))
+        tries = len(past.errors)
+        return tries >= MAX_TRIES or (tries >= 2 and len(past.avoid) >= min(MAX_NODES, len(self.lanes)))
 
     def _take_back(self, flight: Flight, now: float) -> list[int]:
         """The items of a request that is over without a result, but for those that run elsewhere too."""

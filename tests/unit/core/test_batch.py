@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol.core.batch import MAX_UNSENT, MOST, Board, Fault
+from sollol.core.batch import AGAIN_SECONDS, MAX_UNSENT, MOST, Board, Fault
 from sollol.core.lanes import Flight, Lane, Offer, Past
 
 TICK = 0.05
@@ -186,8 +186,7 @@ def test_an_item_that_breaks_every_node_is_given_up_with_what_each_said():
     bad = frozenset({5})
     world = World({name: Machine(0.01, breaks=bad) for name in "abcd"}, 50).run()
     assert world.errors.keys() == bad
-    assert len(world.errors[5]) == 3
-    assert len({str(error) for error in world.errors[5]}) == 3
+    assert len({str(error) for error in world.errors[5]}) == len(world.errors[5]) >= 2
     assert len(world.results) == 49
 
 
@@ -309,7 +308,7 @@ def test_a_node_that_takes_nothing_now_is_asked_later_each_time():
             break
         assert board.begin(now) == []
         pauses.append(board.lanes["a"].paused_until - now)
-        now = board.lanes["a"].paused_until
+        now = max(board.lanes["a"].paused_until, now + AGAIN_SECONDS)
     assert len(pauses) == MAX_UNSENT - 1
     assert pauses[:3] == pytest.approx([0.1, 0.2, 0.4])
     assert max(pauses) == 5.0
