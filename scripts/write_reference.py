@@ -207,13 +207,17 @@ streamed or not. This page says what becomes of every field; it is written from 
 
 Two requests are translated although the node has their path, because it passes over a part of them: `/v1/responses` at
 llama.cpp (its events lack the places by which clients put an answer together, and a schema is not kept to), and `/v1/messages`
-with a schema in `output_config`.
+with a schema in `output_config`. A third goes to another path of the node: `/v1/completions` with a `suffix`, which llama.cpp
+passes over there; it is asked on `/infill`, as `/api/generate` with a `suffix` is. A model without that gives a 400.
 
 llama.cpp was tried as it is, Ollama by recordings of it. vLLM, LM Studio and other engines were not: what they get and what
 they say was written from their documentation, and tried on emulated ones.
 
+Which of the newer paths a node has (`/v1/messages`, `/v1/responses`, `/v1/rerank`, ...) is asked with an empty request, which
+costs it nothing: once for each of its versions, and again when it comes back after it was gone.
+
 *Carried*: the node gets it, under its own name. *Dropped*: left out, since it does not change the answer. *Refused*: it would
-change the answer, so the request goes to another node; without one the client gets an error that names the field. A field that
+change the answer, so the request goes to another node; without one the client gets a 400 that names the field. A field that
 is not listed is ignored. Where nothing stands, such a node gets the request untouched.
 
 Messages are carried with their roles, pictures (base64 or data URLs), thoughts, calls of tools and what the tools answered.
@@ -223,6 +227,9 @@ model; elsewhere that is up to the engine and the model's template.
 
 A stream is complete only with the end of its dialect: `"done": true`, `finish_reason` and `[DONE]`, `message_stop`, or
 `response.completed`. Another ending is a failure and is told as an error in the client's dialect. Responses are not stored.
+
+How long the prompt was is known only at the end of a translated stream: `message_start` says 0 `input_tokens`, `message_delta`
+the true number.
 """
 
 

@@ -28,7 +28,8 @@ _ALLOW_HEADERS: Final = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,"
     b"X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,"
     b"X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,"
-    b"X-Api-Key,X-Sollol-Priority,X-Sollol-Mode,X-Sollol-Timeout,X-Sollol-App,X-Sollol-Node,X-Sollol-Details,"
+    b"X-Api-Key,Anthropic-Version,Anthropic-Beta,Anthropic-Dangerous-Direct-Browser-Access,"
+    b"X-Sollol-Priority,X-Sollol-Mode,X-Sollol-Timeout,X-Sollol-App,X-Sollol-Node,X-Sollol-Details,"
     b"X-Sollol-Cache,X-Sollol-Hedge,Cache-Control"
 )
 _ALLOW_METHODS: Final = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
@@ -205,7 +206,7 @@ class Guard:
         if given and _is_one_of(given, self.admin_keys):
             return
         if not given or not _is_one_of(given, self.keys):
-            raise Unauthorized("a valid key is needed: send it as `Authorization: Bearer KEY`")
+            raise Unauthorized("a valid key is needed: send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
         if changes:
             raise Forbidden("this changes the cluster and needs an admin key")
 
