@@ -82,6 +82,8 @@ class StallWatch:
     def _counted_from(self, node: NodeState, run: Running, streamed: bool, now: float) -> float | None:
         """Since when silence counts, None while it does not: the last token, or when the node was seen to have the model."""
         since = self._since.get(run.task.id)
+        if since is not None and since < run.started:
+            since = None  # that was another attempt of the request, on the node before
         progress = run.progress
         if progress.first_at is not None:
             last = progress.last_at or progress.first_at
@@ -126,7 +128,9 @@ def _limit(state: ClusterState, node: NodeState, run: Running, streamed: bool, n
         return "no answer", whole_allowed(state, node, run, now)
     if run.progress.first_at is not None:
         return "no token", quiet_allowed(state, node, run, now)
-    return "no first token", run.wait + 4.0 * run.prefill * _slowed(node, run) + FIRST
+    prefill, _, _ = _rates(state, node, run.task.model, now)  # what was foreseen may have been a guess, and far too little
+    read = max(run.prefill, (run.prompt - run.cached) / prefill)
+    return "no first token", run.wait + 4.0 * read * _slowed(node, run) + FIRST
 
 
 def _slowed(node: NodeState, run: Running) -> float:

@@ -195,3 +195,37 @@ def test_loads_and_attempts_that_are_not_carried_are_passed_over() -> None:
     assert run is not None
     run.task = replace(task, load_only=True)
     assert here.until(100.0) == []
+
+
+def test_the_silence_of_one_node_is_not_held_against_the_next() -> None:
+    here = Watching()
+    task = here.start()
+    here.until(2.0)
+    here.looked()
+    (stuck,) = here.until(100.0)
+    assert stuck.node == "a"
+    here.cluster.add("b", here.survey, slots=8)
+    here.cluster.rates("b")
+    here.cluster.end(task, "failed")
+    here.cluster.queue.again(task, here.cluster.now, frozenset({"a"}))
+    here.cluster.pump()  # before the next look
+    assert here.cluster.where(task) == "b"
+    moved = here.cluster.now
+    here.cluster.now += 1.0
+    here.cluster.state.apply(NodeSurveyed(here.cluster.now, "b", here.survey))
+    (stuck,) = here.until(moved + 100.0)
+    assert stuck.node == "b"
+    assert here.cluster.now - moved > FIRST
+
+
+def test_a_long_prompt_has_the_time_that_the_node_was_found_to_need() -> None:
+    here = Watching()
+    task = here.start(chars=37_000)
+    here.until(2.0)
+    here.looked()
+    prefill = here.cluster.state.known["a"].rates["m"].prefill
+    assert prefill is not None
+    prefill.value = prefill.best = 50.0
+    assert here.until(500.0) == []
+    (stuck,) = here.until(1_500.0)
+    assert stuck.task is task
