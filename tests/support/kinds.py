@@ -12,9 +12,9 @@ from tests.support.machines import Machines
 
 from sollol.core.types import NodeKind
 from sollol.emulator.presets import LLAMA_1B, QWEN_THINKING, embedder
-from sollol.emulator.specs import NodeSpec
+from sollol.emulator.specs import ModelSpec, NodeSpec
 
-MODEL, THINKER, EMBEDDER = LLAMA_1B.name, QWEN_THINKING.name, "nomic-embed-text:latest"
+MODEL, THINKER, EMBEDDER, SEER = LLAMA_1B.name, QWEN_THINKING.name, "nomic-embed-text:latest", "seer:latest"
 KINDS = (NodeKind.OLLAMA, NodeKind.OPENAI, NodeKind.VLLM, NodeKind.LMSTUDIO)
 _LOADING = (NodeKind.OLLAMA, NodeKind.LMSTUDIO)
 _QUICK = {"prefill": 100_000, "decode": 5_000, "slots": 4, "load_gbps": 1e6}
@@ -29,13 +29,14 @@ class Kinds:
 
 
 @contextmanager
-def every_kind(kinds: tuple[NodeKind, ...] = KINDS) -> Iterator[Kinds]:
-    """They all run until the end of the block."""
-    models = (LLAMA_1B, QWEN_THINKING, embedder(EMBEDDER))
+def every_kind(kinds: tuple[NodeKind, ...] = KINDS, *, loaded: bool = True) -> Iterator[Kinds]:
+    """They all run until the end of the block. ``loaded``: so are their models but for the one that sees, in three seconds."""
+    models = (LLAMA_1B, QWEN_THINKING, embedder(EMBEDDER), ModelSpec(SEER, 10_000_000, capabilities=("completion", "vision")))
     with ExitStack() as stack:
         machines = stack.enter_context(Machines([NodeSpec(kind, **_QUICK, models=models, kind=kind) for kind in kinds]))
         nodes = dict(zip(kinds, machines.urls, strict=True))
-        _load(nodes[kind] for kind in nodes if kind in _LOADING)
+        if loaded:
+            _load(nodes[kind] for kind in nodes if kind in _LOADING)
         yield Kinds(nodes, {kind: stack.enter_context(gateway(url)) for kind, url in nodes.items()})
 
 

@@ -166,7 +166,7 @@ def _studio_entry(node: EmulatedNode, model: ModelSpec, resident: set[str]) -> B
     return {
         "id": model.name,
         "object": "model",
-        "type": "embeddings" if model.embeds else "llm",
+        "type": "embeddings" if model.embeds else "vlm" if "vision" in model.capabilities else "llm",
         "publisher": publisher or "emulated",
         "arch": model.family,
         "compatibility_type": "gguf",
