@@ -17,6 +17,7 @@ from sollol.engine.engine import Engine
 from sollol.errors import BadReply, BrokeMidStream, NodeError
 from sollol.wire import errors as wire_errors
 from sollol.wire.replies import Document, Ending, Watch
+from sollol.wire.routing import Annotate
 from sollol.wire.translate import Translation
 
 # A document up to this size is kept back until it is complete, so that a node that dies in the middle of it costs nothing.
@@ -109,6 +110,14 @@ class Attempt:
         self._size = 0
         self._take: Callable[[bytes], None] = self._gather
         self._shown_last = b"\n"
+
+    def think_ahead(self) -> None:
+        """Work out what is told of the routing now, while the node is at work: it need not be done when the answer comes."""
+        told = self._shown()
+        self._shown = lambda: told
+        for one in self.plan.filters:
+            if isinstance(one, Annotate):
+                one.prepare()
 
     # --- what the transport tells
 

@@ -175,6 +175,7 @@ class Dispatch:
             attempt = PlainAttempt((engine, placement, planned, sink, shown), story.said)
         attempt.exchange = exchange = engine.transport.send(node, planned.outgoing, attempt)
         sink.attach(exchange)
+        attempt.think_ahead()
         if self._stalls.idle:
             self._stalls.begin()
         return attempt

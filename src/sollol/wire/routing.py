@@ -102,11 +102,18 @@ class Annotate:
     """
 
     def __init__(self, decision: Decision, node: Node, kind: NodeKind, resumed: Sequence[str] = ()) -> None:
-        told = details(decision, node, kind)
-        if resumed:
-            told["resumed_from"] = resumed
-        self._value = _DETAILS + msgspec.json.encode(told)
+        self._of = decision, node, kind, resumed
+        self._value = b""
         self._rest = b""
+
+    def prepare(self) -> None:
+        """Write down what will be added; done when it is needed, if not before."""
+        if not self._value:
+            decision, node, kind, resumed = self._of
+            told = details(decision, node, kind)
+            if resumed:
+                told["resumed_from"] = resumed
+            self._value = _DETAILS + msgspec.json.encode(told)
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Complete lines of `data`, the last one of the answer annotated; an incomplete line is kept back."""
@@ -128,5 +135,6 @@ class Annotate:
         body = document.rstrip()
         if not body.endswith(b"}"):
             return document
+        self.prepare()
         comma = b"" if body == b"{}" else b","
         return body[:-1] + comma + self._value + b"}"
