@@ -154,9 +154,6 @@ class NodeHealth:
         """When the next look is due; at once for a node that was never looked at."""
         return now if self._looked is None else self._looked + self.probe_interval(now, overdue)
 
-    def probe_due(self, now: float, overdue: bool = False) -> bool:
-        return now >= self.probe_at(now, overdue)
-
 
 def _stays(state: Health) -> Callable[[NodeHealth], Health]:
     return lambda _: state

@@ -221,12 +221,6 @@ class NodeState:
     def state(self) -> Health:
         return self.health.state
 
-    @property
-    def probe_due(self) -> float:
-        """When the next look is due, on the engine's clock, as things stand; -inf before the first look."""
-        now = self.busy_at
-        return self.health.probe_at(now, self.overdue(now)) if self.health.looks else float("-inf")
-
     def overdue(self, now: float) -> bool:
         """Whether a request there should have ended, or begun, long ago."""
         return any(

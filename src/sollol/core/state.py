@@ -172,10 +172,6 @@ class ClusterState:
                 verdicts.append(ev.NodeSlow(now, node.id, worst))
         return verdicts
 
-    def probes_due(self, now: float) -> list[str]:
-        """Ids of the nodes to look at now."""
-        return [node.id for node in self.known.values() if node.health.probe_due(now, node.overdue(now))]
-
     def stats(self, model: str) -> ModelStats:
         """The record of ``model``, made when missing."""
         return self.models.get(model) or self.models.put(model, ModelStats())

@@ -87,16 +87,14 @@ def test_probe_interval_follows_the_failure_rate(failures, of, seconds):
 def test_probes_are_due_at_once_then_by_interval_and_every_second_when_down():
     health = NodeHealth()
     assert not health.looks
-    assert health.probe_due(123.0)
+    assert health.probe_at(123.0) == 123.0
     health.on(SEEN, 123.0)
     health.looked(123.0)
-    assert not health.probe_due(182.9)
-    assert health.probe_due(183.0)
-    assert health.probe_due(128.0, overdue=True)
+    assert health.probe_at(150.0) == 183.0
+    assert health.probe_at(150.0, overdue=True) == 128.0
     health.on(REFUSED, 130.0)
     health.looked(130.0)
-    assert not health.probe_due(130.9)
-    assert health.probe_due(131.0)
+    assert health.probe_at(130.5) == 131.0
     health.on(SEEN, 131.0)
     health.looked(131.0)
     health.on(SILENT, 140.0)

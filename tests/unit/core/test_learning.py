@@ -334,15 +334,13 @@ def test_overdue_nodes_are_looked_at_more_often():
     cluster = warm()
     cluster.rates("a")
     node = cluster.state.known["a"]
-    assert cluster.state.probes_due(59.0) == []
-    assert cluster.state.probes_due(60.0) == ["a"]
+    assert node.health.probe_at(1.0, node.overdue(1.0)) == 60.0
     cluster.arrive(chars=0)
     assert not node.overdue(10.0)
     assert node.overdue(30.0)
-    assert cluster.state.probes_due(30.0) == ["a"]
-    assert node.probe_due == 60.0
+    assert node.health.probe_at(30.0, node.overdue(30.0)) == 5.0
     cluster.add("new")
-    assert cluster.state.known["new"].probe_due == float("-inf")
+    assert cluster.state.known["new"].health.probe_at(30.0) == 30.0
 
 
 # --- events
