@@ -144,8 +144,8 @@ def _nodes() -> str:
     kinds = field_types(NodeSettings)
     rows = [(f"nodes.{name}", kind, "" if name == "url" else _shown(getattr(made, name))) for name, kind in kinds.items()]
     words = (
-        "Nodes that are known beforehand, a table for each. In the environment: `SOLLOL_NODES`, addresses with commas, each with\n"
-        'settings of the node behind it if there are any: `SOLLOL_NODES="gpu1, gpu2:8000 api_key=secret"`.'
+        "Nodes that are known beforehand, a table for each. In the environment: `SOLLOL_NODES`, addresses with commas, each\n"
+        'with settings of the node behind it if there are any: `SOLLOL_NODES="gpu1, gpu2:8000 api_key=secret"`.'
     )
     return _table("[[nodes]]", rows, words, environment=False)
 

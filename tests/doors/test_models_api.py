@@ -403,21 +403,11 @@ async def test_wrong_method(method: str, path: str, allow: str) -> None:
         assert (reply.header("allow"), reply.header("content-type")) == (allow, "text/plain")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "location", "body"),
-    [
-        ("GET", "/api/tags/", 301, "/api/tags", b'<a href="/api/tags">Moved Permanently</a>.\n\n'),
-        ("GET", "//api/tags", 307, "/api/tags", b'<a href="/api/tags">Temporary Redirect</a>.\n\n'),
-        ("POST", "/api/chat/", 307, "/api/chat", b""),
-        ("GET", "/api/tags/?a=1&b=2", 301, "/api/tags?a=1&b=2", b'<a href="/api/tags?a=1&amp;b=2">Moved Permanently</a>.\n\n'),
-        ("GET", "//evil.example", 404, "", b"404 page not found"),
-        ("GET", "//evil.example/..", 404, "", b"404 page not found"),
-    ],
-)
-async def test_slashes(method: str, path: str, status: int, location: str, body: bytes) -> None:
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/..", "/api/tags/../nodes", "/tags", "/v1", "/api/"])
+async def test_paths_that_nobody_knows(path: str) -> None:
     async with front() as door:
-        reply = await door.ask(method, path)
-        assert (reply.status, reply.header("location"), reply.body) == (status, location, body)
+        reply = await door.ask("GET", path)
+        assert (reply.status, reply.body) == (404, b"404 page not found")
 
 
 async def test_no_ollama_node_at_all() -> None:

@@ -12,8 +12,8 @@ from tests.support.recorded import FACTS, body_of, prepare, spec_for
 
 from sollol.emulator.server import EmulatedCluster
 
-# The gateway has figures of its own there, and models of Ollama's cloud belong to no node.
-OWN = ("basic-no-metrics", "basic-show-cloud", "basic-generate-cloud-model")
+# The gateway has figures of its own there, and models of Ollama's cloud belong to no node. It answers where Ollama redirects.
+OWN = ("basic-no-metrics", "basic-show-cloud", "basic-generate-cloud-model", "errors-trailing-slash", "errors-double-slash")
 # Dialects that the gateway does not speak.
 OTHER_DIALECTS = ("/v1/responses", "/v1/messages", "/v1/audio/")
 # Refused before a node is asked, with the recorded status and in words of our own.

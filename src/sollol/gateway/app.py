@@ -59,11 +59,15 @@ class GatewayApp:
     def route(self, request: Request) -> Route:
         """The route of a request whose headers are complete. Raises a `SollolError` to refuse it."""
         methods = self._methods(request.path)
+        if methods is None:
+            # Before anybody decides by the path who may ask for it.
+            request.path = passthrough.meant(request.path, self._known)
+            methods = self._methods(request.path)
         answered = self._guard.intercept(request, methods or ())
         if answered is not None:
             return Route(answered, SMALL_BODY)
         if methods is None:
-            return self._elsewhere(request)
+            return self._unknown
         found = methods.get(request.method)
         if found is not None:
             return found
@@ -79,18 +83,14 @@ class GatewayApp:
         """What every reply carries: X-Powered-By, and CORS where the origin is allowed."""
         return self._guard.reply_headers(request)
 
-    def _elsewhere(self, request: Request) -> Route:
-        """A path that is not in the tables: a slash too many, or something that a node may know."""
-        tidy = passthrough.fixed(request.path)
-        if tidy != request.path and self._methods(tidy) is not None:
-            return Route(passthrough.redirect(tidy), SMALL_BODY)
-        return self._unknown
+    def _known(self, path: str) -> bool:
+        return self._methods(path) is not None
 
     def _methods(self, path: str) -> Methods | None:
         found = self._exact.get(path)
         if found is not None:
             return found
         for prefix, routes in self._prefixes.items():
-            if path.startswith(prefix) and len(path) > len(prefix):
+            if path.startswith(prefix) and len(path) > len(prefix) and not path.endswith("/") and "//" not in path:
                 return routes
         return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote
 
@@ -13,14 +12,16 @@ from sollol.errors import NodeUnreachable
 from sollol.gateway.answers import send
 from sollol.gateway.context import Gateway
 from sollol.gateway.fanout import Collect, Pass, change
-from sollol.gateway.http import Handler, Request
+from sollol.gateway.http import Request
 from sollol.gateway.targets import idle_first, reachable
 from sollol.wire.routing import ascii_value
 
 _PLAIN: Final[Header] = (b"content-type", b"text/plain")
-_HTML: Final[Header] = (b"content-type", b"text/html; charset=utf-8")
 _ORDER: Final = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 _SEGMENT: Final = "/api/"
+# What stands before the paths of an API in addresses that clients are given, and those of them that have a page of their own.
+_BASES: Final = frozenset({"api", "v1", "ollama", "openai", "anthropic"})
+_HOMES: Final = frozenset({"", "ollama"})
 _UNSAFE: Final = frozenset({".", ".."})
 
 
@@ -51,27 +52,22 @@ async def wrong_method(request: Request, sink: Sink, methods: Iterable[str] = ()
     send(sink, 405, b"405 method not allowed", [(b"allow", allow), _PLAIN] if allow else [_PLAIN])
 
 
-def fixed(path: str) -> str:
-    """The path without doubled slashes and without one at its end; "/" stays."""
-    return "/" + "/".join(part for part in path.split("/") if part)
+def meant(path: str, known: Callable[[str], bool]) -> str:
+    """The path that a client means whose base address has too much or too little in it; as it is where none fits.
 
-
-def redirect(path: str) -> Handler:
-    """A handler that sends the client to the `fixed` form of its path, which has to be a known one."""
-    return partial(_redirect, path=path)
-
-
-async def _redirect(request: Request, sink: Sink, path: str) -> None:
-    """As Ollama: 301 for a slash at the end of what is read with GET, 307 for doubled slashes and for other methods."""
-    moved = "//" not in request.path and request.method == "GET"
-    status, words = (301, "Moved Permanently") if moved else (307, "Temporary Redirect")
-    location = path + (f"?{request.query}" if request.query else "")
-    headers: Headers = [(b"location", ascii_value(location))]
-    if request.method not in ("GET", "HEAD"):
-        send(sink, status, b"", headers)
-        return
-    shown = location.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;")
-    send(sink, status, f'<a href="{shown}">{words}</a>.\n\n'.encode(), [_HTML, *headers])
+    Slashes too many do not count. What clients are given as a base ("/v1", "/api", "/ollama/v1") may stand before a path a
+    second time, and "/v1" may be missing. The fewest changes win; ``known`` says which paths there are.
+    """
+    parts = [part for part in path.split("/") if part]
+    while True:
+        tidy = "/" + "/".join(parts)
+        if known(tidy) and (parts or path.strip("/").lower() in _HOMES):
+            return tidy
+        if not parts or parts[0].lower() not in _BASES:
+            break
+        parts = parts[1:]
+    tidy = "/v1/" + "/".join(parts)
+    return tidy if parts and known(tidy) else path
 
 
 def _climbs(path: str) -> bool:
