@@ -19,6 +19,8 @@ FIRST: Final = 16.0
 PREFILL_TOKENS: Final = 512.0
 MOST_TOKENS: Final = 8192
 UNLEARNED: Final = 4.0
+WHOLE: Final = 4.0
+"""So many times the time foreseen is given to a reply in one piece, of which nobody can see whether it is being made."""
 CONFIRM_SECONDS: Final = 2.0
 LATE_SECONDS: Final = 3.0
 _THINKING: Final = frozenset({"thinking"})
@@ -50,6 +52,8 @@ class StallWatch:
         self._ask = ask
         self._since: dict[int, float] = {}
         self._worked: dict[str, float] = {}
+        # When a stream was found stuck there.
+        self._stuck: dict[str, float] = {}
         self._looked: float | None = None
 
     def worked(self, node: str, now: float) -> None:
@@ -73,11 +77,25 @@ class StallWatch:
                 if since is not None:
                     kept[run.task.id] = since
                     if now - since > QUIET:
-                        what, allowed = _limit(state, node, run, how.streamed, now)
+                        what, allowed = self._limit(state, node, run, how.streamed, now)
                         if now - since > allowed:
                             stalled.append(Stalled(node.id, run.task, f"{what} for {now - since:.0f} s"))
+                            if how.streamed:
+                                self._stuck[node.id] = now
         self._since = kept
         return stalled
+
+    def _limit(self, state: ClusterState, node: NodeState, run: Running, streamed: bool, now: float) -> tuple[str, float]:
+        """What is missing, and how many seconds without it are allowed."""
+        if not streamed or not (run.task.plain or run.task.needs == _THINKING):
+            # A node that stands still for streams, and has done nothing since, does no better where nobody can see it.
+            stuck = node.id in self._stuck and self._stuck[node.id] > self._worked.get(node.id, -inf)
+            return "no answer", whole_allowed(state, node, run, now, 1.0 if stuck else WHOLE)
+        if run.progress.first_at is not None:
+            return "no token", quiet_allowed(state, node, run, now)
+        prefill, _, _ = _rates(state, node, run.task.model, now)  # what was foreseen may have been a guess, and far too little
+        read = max(run.prefill, (run.prompt - run.cached) / prefill)
+        return "no first token", run.wait + 4.0 * read * _slowed(node, run) + FIRST
 
     def _counted_from(self, node: NodeState, run: Running, streamed: bool, now: float) -> float | None:
         """Since when silence counts, None while it does not: the last token, or when the node was seen to have the model."""
@@ -122,17 +140,6 @@ def _served_before(node: NodeState, run: Running, now: float) -> bool:
     )
 
 
-def _limit(state: ClusterState, node: NodeState, run: Running, streamed: bool, now: float) -> tuple[str, float]:
-    """What is missing, and how many seconds without it are allowed."""
-    if not streamed or not (run.task.plain or run.task.needs == _THINKING):
-        return "no answer", whole_allowed(state, node, run, now)
-    if run.progress.first_at is not None:
-        return "no token", quiet_allowed(state, node, run, now)
-    prefill, _, _ = _rates(state, node, run.task.model, now)  # what was foreseen may have been a guess, and far too little
-    read = max(run.prefill, (run.prompt - run.cached) / prefill)
-    return "no first token", run.wait + 4.0 * read * _slowed(node, run) + FIRST
-
-
 def _slowed(node: NodeState, run: Running) -> float:
     """How much the others there slow ``run`` down."""
     return 1.0 + node.contention(run.task.model) * max(0, node.at_work() - 1)
@@ -153,8 +160,10 @@ def quiet_allowed(state: ClusterState, node: NodeState, run: Running, now: float
     return allowed
 
 
-def whole_allowed(state: ClusterState, node: NodeState, run: Running, now: float) -> float:
-    """Seconds that are allowed for a reply in one piece; endless while anything else there makes progress."""
+def whole_allowed(state: ClusterState, node: NodeState, run: Running, now: float, times: float = WHOLE) -> float:
+    """Seconds that are allowed for a reply in one piece, ``times`` what is foreseen; endless while anything else there makes
+    progress.
+    """
     for other in node.running.values():
         at = other.progress.last_at or other.progress.first_at
         if other is not run and at is not None and now - at < QUIET:
@@ -163,7 +172,7 @@ def whole_allowed(state: ClusterState, node: NodeState, run: Running, now: float
     prefill, decode, learned = _rates(state, node, task.model, now)
     most = 0.0 if task.kind is Kind.EMBED else _most_tokens(node, run)
     work = _slowed(node, run) * (run.prompt / prefill + most / decode)
-    return run.wait + FIRST + 4.0 * work * (1.0 if learned else UNLEARNED)
+    return run.wait + FIRST + times * work * (1.0 if learned else UNLEARNED)
 
 
 def _most_tokens(node: NodeState, run: Running) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 from tests.support.core_cluster import Cluster, a_model, a_survey
 
@@ -184,6 +185,20 @@ def test_work_that_is_done_there_excuses_answers_in_one_piece() -> None:
         here.watch.worked("a", here.cluster.now)
         assert here.until(here.cluster.now + 10.0) == []
     assert here.until(here.cluster.now + 60.0) != []
+
+
+@pytest.mark.parametrize(("beside", "seconds"), [(False, 68.0), (True, 29.0)])
+def test_a_node_that_stands_still_for_streams_gets_no_long_patience_for_other_answers(beside: bool, seconds: float) -> None:
+    here = Watching()
+    whole, stream = here.start(max_tokens=400, plain=False), here.start()
+    carried = {whole.id: WHOLE} | ({stream.id: STREAMED} if beside else {})
+    here.looked()
+    stuck: set[int] = set()
+    while whole.id not in stuck:
+        here.cluster.now += 1.0
+        found = here.watch.look(here.cluster.state, here.cluster.now, lambda _, task: carried.get(task))
+        stuck |= {one.task.id for one in found}
+    assert seconds < here.cluster.now < seconds + 5.0
 
 
 def test_loads_and_attempts_that_are_not_carried_are_passed_over() -> None:
