@@ -85,7 +85,7 @@ def test_a_notebook_in_every_form(machines):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in [given, *CELLS]])
     nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.outputs]
-    assert [line for output in outputs if output.get("name") == "stdout" for line in output.text.splitlines()] == PRINTED
+    assert "".join(output.text for output in outputs if output.get("name") == "stdout").splitlines() == PRINTED
     told = "".join(output.text for output in outputs if output.get("name") == "stderr")
     assert told.count("RuntimeWarning") == 1  # one call blocked the loop of the notebook, and it says so once
 
