@@ -258,6 +258,40 @@ async def test_openai_async_client(url):
         assert text == whole.choices[0].message.content
 
 
+# the anthropic package
+
+
+def test_anthropic_raises_its_own_errors(url):
+    import anthropic
+
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+        with pytest.raises(anthropic.NotFoundError) as unknown:
+            client.messages.create(model="nope", max_tokens=9, messages=HELLO)
+        shape = {"type": "error", "error": {"type": "not_found_error", "message": "model 'nope' not found"}}
+        assert unknown.value.body == shape
+        with (
+            pytest.raises(anthropic.NotFoundError),
+            client.messages.stream(model="nope", max_tokens=9, messages=HELLO) as stream,
+        ):
+            list(stream)
+        with pytest.raises(anthropic.BadRequestError):
+            client.messages.create(model=MODEL, max_tokens=9, messages=[])
+        counted = client.messages.with_raw_response.count_tokens(model=MODEL, messages=HELLO)
+        assert counted.parse().input_tokens > 3
+        assert counted.headers["x-sollol-estimated"] == "input_tokens"  # no Ollama tells how it would read a text
+        assert MODEL in {model.id for model in client.models.list()}
+
+
+def test_anthropic_is_told_that_no_node_answers():
+    import anthropic
+
+    with gateway() as address, anthropic.Anthropic(base_url=address, api_key="none", max_retries=0) as client:
+        with pytest.raises(anthropic.APIStatusError) as none:
+            client.messages.create(model=MODEL, max_tokens=9, messages=HELLO)
+        assert none.value.status_code == 503
+        assert "no node" in none.value.body["error"]["message"]
+
+
 # the langchain-ollama package
 
 
