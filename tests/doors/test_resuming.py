@@ -163,6 +163,44 @@ async def test_a_stream_of_events_goes_on_as_the_same_stream(name: str, kind: No
 
 
 @pytest.mark.parametrize("stream", [True, False])
+async def test_the_end_alone_is_written_by_the_gateway_when_no_tokens_are_left(stream: bool) -> None:
+    async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
+        path, body = body_of("/api/chat", stream=stream, options={"num_predict": 8})
+        truth = await gate.ask("POST", path, body)
+        cluster.nodes[0].faults.set(die_after=8)
+        reply = await gate.ask("POST", path, body)
+        assert text_of(reply) == text_of(truth)
+        told = last_of(reply)
+        assert (told["done_reason"], told["eval_count"]) == ("length", 8)
+        assert cluster.nodes[1].stats.inference == 0  # nobody else was asked
+
+
+async def test_the_end_of_a_stream_of_events_too() -> None:
+    async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
+        path, body = body_of("/v1/chat/completions", stream=True, max_tokens=8)
+        truth = await gate.ask("POST", path, body)
+        cluster.nodes[0].faults.set(die_after=8)
+        reply = await gate.ask("POST", path, body)
+        assert text_of(reply) == text_of(truth)
+        reasons = [choice["finish_reason"] for chunk in chunks_of(reply) for choice in chunk["choices"]]
+        assert [reason for reason in reasons if reason] == ["length"]
+
+
+async def test_a_node_with_another_model_of_the_name_does_not_go_on() -> None:
+    specs_of = nodes(count=2)
+    specs_of[1] = replace(specs_of[1], models=(replace(specs_of[1].models[0], digest="e" * 64),))
+    async with EmulatedCluster(specs_of) as cluster, front(*preferred(cluster)) as gate:
+        cluster.nodes[0].faults.set(die_after=5)
+        path, body = body_of("/api/chat", stream=True)
+        reply = await gate.ask("POST", path, body)
+        assert reply.lines[-1]["error"]
+        assert len(reply.lines) == 6
+        whole = await gate.ask("POST", path, body | {"stream": False})  # nothing of it was shown: it begins anew
+        assert whole.json["done"]
+        assert whole.header("x-sollol-host") == cluster.urls[1][7:]
+
+
+@pytest.mark.parametrize("stream", [True, False])
 async def test_details_that_were_asked_for_tell_who_began(stream: bool) -> None:
     async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
         cluster.nodes[0].faults.set(die_after=5)
