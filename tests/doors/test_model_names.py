@@ -289,3 +289,11 @@ async def test_an_answer_that_breaks_goes_on_at_a_node_that_calls_the_model_othe
             ]
             assert set(models_of(reply)) == {"Qwen3:32b"}
             assert "my-qwen:q4" in sent(made, "/api/generate") + sent(made, "/api/chat")
+
+
+async def test_tokens_of_an_alias_are_counted_and_its_kept_answers_forgotten() -> None:
+    async with cluster(spec("one", QWEN, embedder("bge:latest")), aliases={"gpt-4o": "qwen3:32b", "ada": "bge"}) as (door, _):
+        counted = await door.ask("POST", "/v1/messages/count_tokens", {"model": "gpt-4o", "messages": MESSAGES})
+        assert (counted.status, counted.json["input_tokens"] > 0) == (200, True)
+        assert (await door.ask("POST", "/v1/embeddings", {"model": "ada", "input": "x"})).status == 200
+        assert (await door.ask("DELETE", "/api/cache?model=ada")).json == {"cleared": 1}

@@ -14,7 +14,6 @@ from sollol.errors import BadRequest
 from sollol.gateway.answers import send_json
 from sollol.gateway.context import Gateway
 from sollol.gateway.http import Request
-from sollol.wire.names import canonical
 
 PATH: Final = "/api/cache"
 
@@ -72,7 +71,7 @@ async def clear(gateway: Gateway, request: Request, sink: Sink) -> None:
     store = gateway.cache.store if gateway.cache is not None else None
     gone = 0
     if store is not None:
-        gone = store.clear() if which.model is None else store.forget(canonical(which.model))
+        gone = store.clear() if which.model is None else store.forget(gateway.catalogue.model(which.model))
     send_json(sink, Cleared(gone))
 
 

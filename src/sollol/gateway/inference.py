@@ -103,7 +103,9 @@ class Inference:
     def task(self, request: Request) -> Task:
         """What `request` is to the pipeline. Raises `RequestError`."""
         asked = _asked(self._gateway.guard, request)
-        return self._task(request, read(request.path, request.body, asked=asked.control), asked)
+        peek = read(request.path, request.body, asked=asked.control)
+        known = self._gateway.catalogue.special.get(_canonical(peek.model))
+        return self._task(request, peek if known is None else naming.asking(peek, known.model), asked)
 
     def _task(self, request: Request, peek: Peek, asked: Asked) -> Task:
         gateway, wishes = self._gateway, peek.control

@@ -46,7 +46,7 @@ async def answer(gateway: Gateway, known: Known, peek: Peek, sink: Sink, go: Go)
     failure: SollolError | None = None
     if not missing:
         try:
-            await go(_for(peek, known.model), own)
+            await go(asking(peek, known.model), own)
             return
         except _NOT_HERE as error:
             if own.started or not known.fallbacks:
@@ -58,14 +58,14 @@ async def answer(gateway: Gateway, known: Known, peek: Peek, sink: Sink, go: Go)
         said = {"model": tagless(other), "fallback": f"{missing}; answered by {tagless(other)}"}
         instead = Retold(sink, "", said)
         try:
-            await go(_for(peek, other), instead)
+            await go(asking(peek, other), instead)
             return
         except _NOT_HERE:
             if instead.started:
                 raise
     if failure is not None:
         raise failure
-    await go(_for(peek, known.model), own)
+    await go(asking(peek, known.model), own)
 
 
 def _missing(gateway: Gateway, model: str) -> str:
@@ -76,7 +76,7 @@ def _missing(gateway: Gateway, model: str) -> str:
     return f"no node that has '{tagless(model)}' is up" if holders else f"model '{tagless(model)}' not found"
 
 
-def _for(peek: Peek, model: str) -> Peek:
+def asking(peek: Peek, model: str) -> Peek:
     """The request for another model; untouched where that is what it names already."""
     if canonical(peek.model) == model:
         return peek

@@ -31,7 +31,6 @@ from sollol.pool.refusals import broken, refusal
 from sollol.pool.settings import GATEWAY_SLOTS, PoolSettings, Wishes
 from sollol.pool.sinks import Flow, Whole
 from sollol.wire.control import Control
-from sollol.wire.names import canonical
 
 T = TypeVar("T")
 Work = Callable[[Request, Sink], Awaitable[None]]
@@ -215,7 +214,7 @@ class Inside:
     async def somebody_has(self, model: str) -> None:
         """For the first calls: wait until a node is known to have the model, or until it is known that none has it."""
         await self.searched()
-        nodes, monitor, name = self.house.engine.state.nodes, self.house.monitor, canonical(model)
+        nodes, monitor, name = self.house.engine.state.nodes, self.house.monitor, self.gateway.catalogue.model(model)
         looks = {self.loop.create_task(monitor.looked([node])) for node in nodes}
         try:
             while looks and not any(name in node.models for node in nodes.values()):
