@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -222,11 +223,17 @@ def main() -> None:
     if given.inside:
         print(json.dumps(inside(given.inside, given.items, given.urls)))
         return
+    load = os.getloadavg()[0]
     found = measured(given.runs)
     for name, runs in found.items():
         print(shown(name, runs))
     if given.write:
-        about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "machine": platform.machine()}
+        about: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        }
+        about |= {"processors": os.cpu_count(), "load_average": [load, os.getloadavg()[0]]}
         path = RESULTS / f"batches-{about['date']}.json"
         path.write_text(json.dumps({**about, "scenarios": found}, indent=1) + "\n", "utf-8")
         print(f"written to {path}")
