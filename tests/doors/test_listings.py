@@ -36,6 +36,8 @@ async def test_without_nodes_everything_is_empty() -> None:
         assert (await door.ask("GET", "/api/tags")).json == {"models": []}
         assert (await door.ask("GET", "/api/ps")).json == {"models": []}
         assert (await door.ask("GET", "/v1/models")).json == {"object": "list", "data": []}
+        as_anthropic = await door.ask("GET", "/v1/models", headers={"anthropic-version": "2023-06-01"})
+        assert as_anthropic.json == {"data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
 async def test_tags_are_the_union_newest_first_with_the_nodes_own_entries() -> None:

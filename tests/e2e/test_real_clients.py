@@ -279,7 +279,11 @@ def test_anthropic_raises_its_own_errors(url):
         counted = client.messages.with_raw_response.count_tokens(model=MODEL, messages=HELLO)
         assert counted.parse().input_tokens > 3
         assert counted.headers["x-sollol-estimated"] == "input_tokens"  # no Ollama tells how it would read a text
-        assert MODEL in {model.id for model in client.models.list()}
+        listed = {model.id: model for model in client.models.list()}
+        assert listed.keys() == {LLAMA_8B.name, MODEL, f"{EMBEDDER}:latest"}
+        assert (listed[MODEL].type, listed[MODEL].display_name) == ("model", MODEL)
+        assert listed[MODEL].created_at.year == 2025
+        assert client.models.retrieve(MODEL) == listed[MODEL]
 
 
 def test_anthropic_is_told_that_no_node_answers():

@@ -36,6 +36,7 @@ OUR_VERSION: Final = "0.33.0"
 _PLAIN_JSON: Final[Header] = (b"content-type", b"application/json")
 _FAR: Final = "2318-01-01T00:00:00Z"
 _LONG: Final = 100 * 365 * 86_400.0  # seconds that are for ever: a calendar has an end
+_ANTHROPIC: Final = b"anthropic-version"  # every client of that API sends it
 ALIAS_OF: Final = "alias_of"
 _NUMBERS: Final = re.compile(r"\d{1,9}")
 
@@ -90,7 +91,7 @@ async def ps(gateway: Gateway, request: Request, sink: Sink) -> None:
 
 
 async def v1_models(gateway: Gateway, request: Request, sink: Sink) -> None:
-    """The models in OpenAI's shape, each name once."""
+    """The models in OpenAI's shape, or in Anthropic's for its clients; each name once."""
     await gateway.monitor.all_looked_at()
     seen: dict[str, dict[str, Any]] = {}
     found = union(gateway)
@@ -98,7 +99,10 @@ async def v1_models(gateway: Gateway, request: Request, sink: Sink) -> None:
         seen.setdefault(model.name, _v1(_shown_name(model), model))
     for alias, model, _ in _aliased(gateway, found) if gateway.catalogue.aliases else ():
         seen[canonical(alias)] = {**_v1(alias, model), ALIAS_OF: seen[model.name]["id"]}
-    body = msgspec.json.encode({"object": "list", "data": list(seen.values())}) + b"\n"
+    told = {"object": "list", "data": list(seen.values())}
+    if request.header(_ANTHROPIC):
+        told = _anthropic_list(list(seen.values()))
+    body = msgspec.json.encode(told) + b"\n"
     send(sink, 200, body, [_PLAIN_JSON])
 
 
@@ -113,7 +117,7 @@ async def v1_model(gateway: Gateway, request: Request, sink: Sink) -> None:
     told = _v1(asked, newest_first(nodes, name)[0].models[name])
     if gateway.catalogue.is_alias(asked):
         told[ALIAS_OF] = _shown_name(nodes[0].models[name])
-    body = msgspec.json.encode(told) + b"\n"
+    body = msgspec.json.encode(_anthropic_model(told) if request.header(_ANTHROPIC) else told) + b"\n"
     send(sink, 200, body, [_PLAIN_JSON])
 
 
@@ -195,6 +199,18 @@ def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
 
 def _v1(shown: str, model: Model) -> dict[str, Any]:
     return {"id": shown, "object": "model", "created": int(modified(model)), "owned_by": "library"}
+
+
+def _anthropic_model(told: dict[str, Any]) -> dict[str, Any]:
+    """An entry of OpenAI's shape in Anthropic's."""
+    made = datetime.fromtimestamp(told["created"], UTC).isoformat().replace("+00:00", "Z")
+    return {"type": "model", "id": told["id"], "display_name": told["id"], "created_at": made}
+
+
+def _anthropic_list(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    data = [_anthropic_model(told) for told in entries]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}
 
 
 def _with(entry: bytes, key: str, value: Any) -> bytes:
