@@ -39,32 +39,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", action="append", choices=list(ROWS), metavar="NAME", help=f"only this one: {', '.join(ROWS)}")
     parser.add_argument("--size", type=int, action="append", metavar="N", help="requests in flight, instead of the row's own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (a whole run: benchmarks/results/)")
+    parser.add_argument("--again", metavar="DATE", help="play rows of that whole run again (those given, else what failed)")
     options = parser.parse_args(arguments)
     if not sys.platform.startswith("linux"):
         print("The fault table needs Linux.", file=sys.stderr)
         return 2
+    earlier = report.read(RESULTS / f"faults-{options.again}.json") if options.again else {}
     begun = time.monotonic()
-    all_played = []
-    print(report.HEADER, flush=True)
-    for name in options.row or ROWS:
-        row = ROWS[name]
-        for count in options.size or (row.short_sizes if options.short else row.sizes):
-            played = play(row, count, short=options.short)
-            all_played.append(played)
-            print(report.line(played), flush=True)
-            print("".join(f"{words}\n" for words in report.troubles(played)), end="", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - begun
-    failed = [played for played in all_played if played.verdict == "FAIL"]
-    print(f"\n{len(all_played)} runs, {len(failed)} failed, {seconds:.0f} s")
-    whole = not (options.short or options.row or options.size)
-    path = options.json or (RESULTS / f"faults-{datetime.now(UTC):%Y-%m-%d}.json" if whole else None)
-    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "python": platform.python_version()}
+    played = _play_all(options, earlier)
+    seconds = round(time.monotonic() - begun)
+    failed = sum(one.verdict == "FAIL" for one in played)
+    print(f"\n{len(played)} runs, {failed} failed, {seconds} s")
+    whole = bool(options.again) or not (options.short or options.row or options.size)
+    today = options.again or f"{datetime.now(UTC):%Y-%m-%d}"
+    about = {"date": today, "cores": os.cpu_count(), "python": platform.python_version(), "seconds": seconds}
+    if options.again:
+        about["again"] = sorted({f"{one.row.name} with {one.count}" for one in played})
+        played = list((earlier | {(one.row.name, one.count): one for one in played}).values())
+    path = options.json or (RESULTS / f"faults-{today}.json" if whole else None)
     if whole:
-        PAGE.write_text(report.into(PAGE.read_text(), all_played, about))
+        PAGE.write_text(report.into(PAGE.read_text(), played, about))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report.document(all_played, about | {"seconds": round(seconds)}), indent=1) + "\n")
+        path.write_text(json.dumps(report.document(played, about), indent=1) + "\n")
     return 1 if failed else 0
+
+
+def _play_all(options: argparse.Namespace, earlier: dict[tuple[str, int], Played]) -> list[Played]:
+    """Play what was asked for, or of an earlier run what failed, and print each line when it is known."""
+    runs = [(name, count) for (name, count), one in earlier.items() if one.verdict == "FAIL"]
+    if options.row or not earlier:
+        runs = []
+        for name in options.row or ROWS:
+            sizes = options.size or (ROWS[name].short_sizes if options.short else ROWS[name].sizes)
+            runs += [(name, count) for count in sizes]
+    all_played = []
+    print(report.HEADER, flush=True)
+    for name, count in runs:
+        played = play(ROWS[name], count, short=options.short)
+        all_played.append(played)
+        print(report.line(played), flush=True)
+        print("".join(f"{words}\n" for words in report.troubles(played)), end="", file=sys.stderr, flush=True)
+    return all_played
 
 
 if __name__ == "__main__":

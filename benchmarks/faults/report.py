@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.stage import Found
-from benchmarks.faults.table import Row
+from benchmarks.faults.table import ROWS, Row
 
 _HEAD = "| fault | in flight | requests | answered | resumed | clear errors | lost | wrong | measured | bar | verdict |"
 HEADER = f"{_HEAD}\n|---|---:|---:|---:|---:|---:|---:|---:|---|---|---|"
@@ -60,6 +62,17 @@ def document(all_played: Sequence[Played], about: dict[str, Any]) -> dict[str, A
     return {"about": about, "rows": rows}
 
 
+def read(file: Path) -> dict[tuple[str, int], Played]:
+    """What was written to a file, by name of the row and number of requests; rows that are no more are left out."""
+    fields = [field.name for field in dataclasses.fields(Found)]
+    made = {}
+    for one in json.loads(file.read_text())["rows"]:
+        if one["name"] in ROWS:
+            found = Found(**{name: one[name] for name in fields})
+            made[one["name"], one["in_flight"]] = Played(ROWS[one["name"]], one["in_flight"], found, one["seconds"])
+    return made
+
+
 def into(page: str, all_played: Sequence[Played], about: dict[str, Any]) -> str:
     """The page with a new table between its marks."""
     before, mark, rest = page.partition(BEGIN)
@@ -67,5 +80,7 @@ def into(page: str, all_played: Sequence[Played], about: dict[str, Any]) -> str:
     if not mark or not end:
         raise ValueError("the page has no place for the table")
     said = f"Measured on {about['date']} on a machine with {about['cores']} cores that also ran the nodes and the clients."
+    if about.get("again"):
+        said += f" Played again after the whole run: {', '.join(about['again'])}."
     lines = [HEADER, *(line(played) for played in all_played)]
     return f"{before}{BEGIN}\n{said}\n\n" + "\n".join(lines) + f"\n{END}{after}"

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.faults.__main__ import main, play
 from benchmarks.faults.client import SHAPES, Conversation, ask, finish, open_one
 from benchmarks.faults.nodes import TALE
-from benchmarks.faults.report import line
+from benchmarks.faults.report import BEGIN, END, document, into, line, read
 from benchmarks.faults.table import ROWS
 from tests.support.need import require
 from tests.support.raw_peer import Peer, raw_node
@@ -42,13 +42,22 @@ def test_row(name: str, count: int) -> None:
 
 def test_the_command_prints_the_table_and_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
-    assert main(["--short", "--row", "sigkill", "--size", "2", "--json", str(file)]) == 0
+    assert main(["--short", "--row", "model-vanished", "--size", "2", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "| SIGKILL of the gateway | 2 |" in printed
+    assert "| the model is deleted at the node | 2 |" in printed
     assert "| pass |" in printed
     (row,) = json.loads(file.read_text())["rows"]
-    assert (row["name"], row["in_flight"], row["verdict"], row["lost"], row["wrong"]) == ("sigkill", 2, "pass", 0, 0)
-    assert row["figures"]["restart_s"] > 0
+    assert (row["name"], row["in_flight"], row["verdict"], row["lost"], row["wrong"]) == ("model-vanished", 2, "pass", 0, 0)
+    assert row["figures"]["p95_s"] > 0
+    ((key, again),) = read(file).items()
+    assert (key, again.verdict) == (("model-vanished", 2), "pass")
+    assert document([again], {})["rows"] == [row]
+    page = into(
+        f"before\n{BEGIN}\nold\n{END}\nafter\n", [again], {"date": "today", "cores": 2, "again": ["model-vanished with 2"]}
+    )
+    assert line(again) in page
+    assert "Played again after the whole run: model-vanished with 2." in page
+    assert "old" not in page
 
 
 # The client must see what it is there to see.
