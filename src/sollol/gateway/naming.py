@@ -6,6 +6,7 @@ the client sees is put right on its side of the pipeline.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -31,6 +32,8 @@ _LINES: Final = (b"application/x-ndjson", b"text/event-stream")
 _INSIDE: Final = ("message", "response")
 # What another model may help against; everything else is the request's own.
 _NOT_HERE: Final = (NoNodeForModel, NoNodes, AllAttemptsFailed)
+# The model where only plain values stand before it, as nearly all engines write it: nothing nested can be taken for it.
+_PLAIN: Final = re.compile(rb'[^{]{0,8}\{(?:"\w+":(?:"[^"\\]*"|[\w.+-]+),)*?"model":("[^"\\]*")')
 _fields: Final = msgspec.json.Decoder(dict[str, Raw])
 
 Go = Callable[[Peek, Sink], Awaitable[None]]
@@ -89,12 +92,13 @@ class Retold:
     ``said`` goes into ``_sollol_routing`` too, where a reply has that. Documents are kept until they are complete.
     """
 
-    __slots__ = ("_extra", "_head", "_name", "_pieces", "_rest", "_said", "_sink", "_streams", "started")
+    __slots__ = ("_extra", "_head", "_name", "_pieces", "_rest", "_said", "_sink", "_streams", "_written", "started")
 
     def __init__(self, sink: Sink, name: str, said: Mapping[str, str]) -> None:
         self.started = False
         self._sink = sink
         self._name = name
+        self._written = msgspec.json.encode(name)
         self._said = said
         kept = {MODEL: said.get("model", ""), FALLBACK: said.get("fallback", "")}
         self._extra: list[Header] = [(key, ascii_value(value)) for key, value in kept.items() if value]
@@ -147,8 +151,12 @@ class Retold:
 
     def _told(self, data: bytes) -> bytes:
         """A document, a line or the data of an event, told anew. What is no JSON object stays as it is."""
-        if b'"model"' not in data and b'"_sollol_routing"' not in data:
+        routed = b'"_sollol_routing"' in data
+        if not routed and (not self._name or b'"model"' not in data):
             return data
+        plain = None if routed else _PLAIN.match(data)
+        if plain is not None:
+            return data[: plain.start(1)] + self._written + data[plain.end(1) :]
         start, end = data.find(b"{"), data.rfind(b"}") + 1
         try:
             fields = _fields.decode(data[start:end])
