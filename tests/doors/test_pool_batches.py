@@ -32,6 +32,7 @@ from sollol.errors import (
 )
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.batch_progress import Shown
+from sollol.pool.batch_results import InArray
 from sollol.pool.ollama_pool import OllamaPool
 from sollol.pool.sync_pool import SyncPool
 
@@ -105,6 +106,7 @@ def test_inputs_are_read_no_further_ahead_than_needed(machines):
     with SyncPool(machines.urls) as pool, pool.embed_each(MODEL, endless()) as results:
         for _ in range(50):
             next(results)
+        assert iter(results) is results
         assert read < 6_000
 
 
@@ -362,6 +364,46 @@ def test_a_machine_dies_half_way_and_nothing_is_lost():
 
         assert pool.embed_batch(MODEL, numbers(600), progress=told) == expected(numbers(600))
         assert dead.is_set()
+
+
+def test_a_machine_that_is_taken_out_loses_nothing():
+    with Machines([paced("a", 0.005), paced("b", 0.005)]) as machines, SyncPool(machines.urls) as pool:
+        seen: list[int] = []
+
+        def told(done: int, total: int | None) -> None:
+            if done >= 100 and not seen:
+                seen.append(done)
+                assert pool._own.remove_node(machines.urls[0])
+
+        assert pool.embed_batch(MODEL, numbers(400), progress=told) == expected(numbers(400))
+        assert [node.url for node in pool.nodes] == machines.urls[1:]
+
+
+def test_when_nobody_is_left_the_rest_is_given_up(monkeypatch):
+    monkeypatch.setenv("SOLLOL_QUEUE_NO_NODE_SECONDS", "0.5")
+    with Machines([paced("only", 0.005)]) as machines, SyncPool(machines.urls) as pool:
+        seen: list[int] = []
+
+        def told(done: int, total: int | None) -> None:
+            if done >= 100 and not seen:
+                seen.append(done)
+                threading.Thread(target=machines.stop, args=("only",)).start()
+
+        with pytest.raises(BatchError) as failed:
+            pool.embed_batch(MODEL, numbers(400), progress=told)
+        kept = [vector for vector in failed.value.results if vector is not None]
+        assert len(kept) + len(failed.value.errors) == 400
+        assert len(kept) >= 100
+        assert any(isinstance(error, NoNodes) for error in failed.value.errors.values())
+
+
+def test_vectors_of_other_lengths_have_no_place_in_an_array():
+    pytest.importorskip("numpy")
+    array = InArray(None)
+    array.put(0, [1.0, 2.0])
+    array.put(2, [1.0, 2.0, 3.0])
+    assert "the nodes have different models" in str(array.errors[2])
+    assert array.all(3_000).shape == (3_000, 2)
 
 
 def test_the_time_for_all_is_limited():

@@ -335,6 +335,7 @@ class Board:
         items = self._take_back(flight, now)
         if items:
             self._again.insert(0, Group(items, flight.past, now))
+        self._late_once.difference_update(flight.items)
 
     def spent(self) -> list[Flight]:
         """Requests that nobody needs any more: every item has its result. They are forgotten here."""

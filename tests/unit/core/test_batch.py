@@ -268,6 +268,21 @@ def test_a_second_run_that_fails_leaves_the_first_one_as_it_is_where_routing_pla
     assert board.done(flight, 100.0) == [0]
 
 
+def test_a_second_run_that_finds_no_node_is_thought_of_again():
+    board = Board(fixed=1)
+    board.survey({"": Offer(limit=4, width=4)})
+    board.offer([0])
+    board.end()
+    (flight,) = board.begin(0.0)
+    (copy,) = board.begin(50.0)
+    board.back(copy, 50.0)
+    assert board.waiting == 0
+    (again,) = board.begin(50.1)
+    assert board.done(again, 51.0) == [0]
+    assert board.failed(flight, 52.0, Fault.LOST, RuntimeError()) == {}
+    assert board.over
+
+
 def test_a_first_run_that_fails_leaves_the_second_one_as_the_only_one():
     board = Board()
     offers = {"a": Offer(limit=1, speed=10.0), "b": Offer(limit=1, speed=10.0), "c": Offer(limit=1, speed=10.0)}
