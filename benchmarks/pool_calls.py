@@ -182,6 +182,8 @@ def main() -> None:
         machine = {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()}
         measured = {key: round(value, 4) for key, value in found.items()}
         document = {"version": sollol.__version__, "machine": machine, "idle_before": round(idle, 3)}
+        if hasattr(os, "getloadavg"):
+            document["load_after"] = round(os.getloadavg()[0], 2)
         document |= {"calls": given.calls, "callers": given.callers, "rounds": given.rounds, "delay_seconds": given.delay}
         given.json.write_text(json.dumps({**document, "aims": AIMS, "measured": measured}, indent=1) + "\n", encoding="utf-8")
 
