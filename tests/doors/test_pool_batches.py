@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from tests.support.gateway import gateway, get_json
 from tests.support.machines import Machines
 
 from sollol.core.events import AttemptEnded, AttemptStarted
@@ -289,6 +291,30 @@ def test_progress_of_nobody_knows_how_many():
     shown(10, None)
     shown(60, None)
     assert out.getvalue() == "chat m: 60 done, 10/s\n"
+
+
+def test_a_gateway_does_the_spreading(machines):
+    with gateway(*machines.urls) as url, SyncPool(gateway=url) as pool:
+        assert pool.embed_batch(MODEL, numbers(400)) == expected(numbers(400))
+        assert len(pool.chat_batch(CHAT, [[_user("hi")]] * 20)) == 20
+        hosts = get_json(f"{url}/api/stats")["hosts"]
+        assert all(node["requests"] > 0 for node in hosts.values())
+        assert len(hosts) == 2
+
+
+def test_whoever_comes_meanwhile_goes_first():
+    """Behind a batch that takes three seconds, a single text waits for one request of it at most."""
+    with Machines([paced("only", 0.010)]) as machines, SyncPool(machines.urls) as pool, ThreadPoolExecutor() as threads:
+        pool.embed(MODEL, ["1000"])
+        begun = threading.Event()
+        batch = threads.submit(pool.embed_batch, MODEL, numbers(300), progress=lambda done, total: done > 50 and begun.set())
+        assert begun.wait(10)
+        began = time.perf_counter()
+        pool.embed(MODEL, ["1001"], cache=False)
+        waited = time.perf_counter() - began
+        assert not batch.done()
+        assert len(batch.result(30)) == 300
+    assert waited < 2.0
 
 
 # --- what fails

@@ -162,7 +162,9 @@ async def begin(inside: Inside, work: Work, inputs: Any, wishes: Wishes, manner:
 
     async def send(some: Sequence[Any], pin: str | None, made: Callable[[Task], None]) -> Sequence[Any]:
         task = inside.task(work.path, work.body(some), wishes)
-        task.details = task.details and work.single  # nobody sees those of vectors
+        if not work.single:  # nobody sees how vectors were routed
+            task.details = False
+            task.headers = tuple(header for header in task.headers if header[0] != b"x-sollol-details")
         if pin is not None:
             task.pin, task.once = pin, True
         made(task)
