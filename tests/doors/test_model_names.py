@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,11 @@ from tests.support.front import Front, Reply, front
 from tests.support.scripted import Seen, scripted
 from tests.support.wait import until
 
-from sollol.config import NodeSettings
+from sollol.config import Config, Discovery, Gateway, NodeSettings
 from sollol.core.types import Health, NodeKind
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
+from sollol.gateway.running import open_gateway
 
 QWEN = ModelSpec("qwen3:32b", capabilities=("completion", "tools"))
 TINY = ModelSpec("tiny:1b", answer_tokens=5)
@@ -297,3 +300,39 @@ async def test_tokens_of_an_alias_are_counted_and_its_kept_answers_forgotten() -
         assert (counted.status, counted.json["input_tokens"] > 0) == (200, True)
         assert (await door.ask("POST", "/v1/embeddings", {"model": "ada", "input": "x"})).status == 200
         assert (await door.ask("DELETE", "/api/cache?model=ada")).json == {"cleared": 1}
+
+
+async def test_right_after_the_start_no_fallback_answers_for_a_model_that_is_there() -> None:
+    held = asyncio.Event()
+
+    async def later(seen: Seen) -> None:
+        await held.wait()
+        seen.reply(body={"version": "0.33.0"})
+
+    async def chat(seen: Seen) -> None:
+        seen.begin()
+        seen.line({"model": "qwen3:32b", "message": {"role": "assistant", "content": "x"}, "done": True, "done_reason": "stop"})
+        seen.end()
+
+    async with EmulatedCluster([spec("a", TINY)]) as made, scripted("qwen3:32b") as late:
+        late.answers["GET", "/api/version"] = later
+        late.answers["POST", "/api/chat"] = chat
+        config = Config(
+            gateway=Gateway(port=0, shutdown_seconds=0.0),
+            nodes=(NodeSettings(made.urls[0]), NodeSettings(late.url)),
+            discovery=Discovery(enabled=False),
+            fallbacks={"qwen3:32b": ("tiny:1b",)},
+            data_dir=Path("/nonexistent"),
+        )
+        running = await open_gateway(config)
+        try:
+            door = Front(running.gateway)
+            await until(lambda: any(node.surveyed for node in running.gateway.engine.state.nodes.values()))
+            asked = asyncio.create_task(door.ask("POST", "/api/chat", {"model": "qwen3:32b", "messages": MESSAGES}))
+            answered, _ = await asyncio.wait({asked}, timeout=0.2)
+            assert not answered
+            held.set()
+            reply = await asked
+            assert (reply.status, reply.header("x-sollol-fallback")) == (200, "")
+        finally:
+            await running.close(0.0)

@@ -45,7 +45,10 @@ async def answer(gateway: Gateway, known: Known, peek: Peek, sink: Sink, go: Go)
     A fallback answers at once while every node that has the model is down. Raises what `go` raises for the model itself.
     """
     own = Retold(sink, peek.model if known.told else "", {"model": tagless(known.model)})
-    missing = _missing(gateway, known.model) if known.fallbacks else ""
+    missing = ""
+    if known.fallbacks:
+        await gateway.monitor.all_looked_at()  # right after the start nobody is known to have anything
+        missing = _missing(gateway, known.model)
     failure: SollolError | None = None
     if not missing:
         try:
