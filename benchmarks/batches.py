@@ -168,6 +168,7 @@ def inside(what: str, count: int, urls: Sequence[str]) -> dict[str, Any]:
         "items": count,
         "seconds": took,
         "per_second": count / took,
+        "per_second_of_processor": count / worked,
         "returned_mb": returned / 1e6,
         "grown_mb": grown / 1e6,
     }
