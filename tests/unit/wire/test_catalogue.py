@@ -129,7 +129,7 @@ def test_tables_of_names_in_a_file_and_in_the_environment(tmp_path):
             '[[nodes]]\nurl = "x"\nnames = {"a" = "b"}\n[aliases]\n"b" = "c"',
             "nodes[0].names: 'b', which is an alias of 'c:latest'",
         ),
-        ('[models]\ndigests = "both"', 'models.digests: expected "newest" or "one" or "refuse", got "both"'),
+        ('[models]\ndigests = "both"', 'models.digests: expected "one" or "newest" or "refuse", got "both"'),
     ],
 )
 def test_what_is_wrong_with_names_is_one_line_with_its_path(tmp_path, text, words):
