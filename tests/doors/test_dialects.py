@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.support.canned import LLAMACPP, canned
+from tests.support.canned import LLAMACPP, Canned, canned
 from tests.support.front import Front, Reply, front
 from tests.support.scripted import Seen, scripted
 
@@ -306,3 +306,30 @@ async def test_what_belongs_between_two_texts_is_asked_of_llama_cpp_where_it_can
         reply = await gate.ask("POST", path, asked)
         assert reply.status == 400
         assert "Infill is not supported" in reply.body.decode()
+
+
+# --- what cannot be told
+
+
+def _chunk(**delta: Any) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}).encode() + b"\n\n"
+
+
+def _call(index: int, text: str, **more: Any) -> bytes:
+    return _chunk(tool_calls=[{"index": index, **more, "function": {"arguments": text, **({"name": "f"} if more else {})}}])
+
+
+async def test_a_stream_that_cannot_be_told_is_a_failure_and_is_told_once() -> None:
+    """Anthropic's blocks do not overlap: a node that goes back to a call which was over has no words there."""
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}\n\ndata: [DONE]\n\n'
+    calls = _call(0, "{}", id="a") + _call(1, "{}", id="b") + _call(0, "more") + _chunk(content="unseen") + end
+    replies: dict[str, Canned] = {**LLAMACPP, "/v1/chat/completions": (200, calls, {"Content-Type": "text/event-stream"})}
+    async with canned(replies) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        asked = {"model": "tiny", "max_tokens": 9, "messages": HELLO, "stream": True}
+        reply = await gate.ask("POST", "/v1/messages", asked)
+        seen = events(reply.body)
+        assert [event["type"] for event in seen].count("error") == 1
+        assert seen[-1]["error"]["message"] == "the node went back to a tool call that was over"
+        assert b"unseen" not in reply.body
+        (known,) = gate.context.engine.state.nodes.values()
+        assert (known.failed, known.in_flight) == (1, 0)

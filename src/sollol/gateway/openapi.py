@@ -96,7 +96,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "SOLLOL",
             "version": sollol.__version__,
-            "description": "The gateway's own API. Everything else that it answers is Ollama's and OpenAI's.",
+            "description": "The gateway's own API. Everything else that it answers is Ollama's, OpenAI's and Anthropic's.",
         },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},

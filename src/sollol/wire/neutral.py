@@ -162,8 +162,7 @@ class End(Struct):
 def joined(texts: Sequence[Content]) -> list[Content]:
     """Parts with neighbouring texts made one, a line for each: engines do the same with lists of texts."""
     made: list[Content] = []
-    for given in texts:
-        part = _plain(given) if isinstance(given, Raw) else given
+    for part in texts:
         if isinstance(part, str) and made and isinstance(made[-1], str):
             made[-1] = f"{made[-1]}\n{part}"
         elif part != "":
@@ -179,16 +178,9 @@ def text_in(content: Raw) -> list[Content] | None:
 
 
 def text_of(message: Message) -> str | Raw:
-    """All the text of a message, to be written into JSON."""
+    """All the text of a message, to be written into JSON. One that is `Raw` stands alone, but for pictures."""
     texts = [part for part in message.parts if not isinstance(part, Image)]
-    return texts[0] if len(texts) == 1 else "\n".join([_plain(text) if isinstance(text, Raw) else text for text in texts])
-
-
-def _plain(text: Raw) -> str:
-    try:
-        return msgspec.json.decode(text, type=str)
-    except UNREADABLE as error:
-        raise BadRequest(f"a text cannot be read: {error}") from None
+    return texts[0] if len(texts) == 1 else "\n".join([text for text in texts if isinstance(text, str)])
 
 
 def mime_of(data: str) -> str:
