@@ -20,6 +20,8 @@ REST = 0.1
 """Seconds between two readings of a slow reader."""
 SLOW_SECONDS = 12.0
 """Longer than a stream of a node may stand still: here it is the client that makes it stand still."""
+MANY = 24
+"""So many slow readers read at that pace; more of them share it."""
 READ_TO_THE_END = 4
 
 
@@ -121,6 +123,8 @@ async def slow_reader(here: Stage, count: int) -> Found:
         headers = {"X-SOLLOL-App": "slow", "X-SOLLOL-Cache": "no"}
         asked = [Ask(SHAPES[0], FLOOD, f"A long one, number {i}", expected, headers=headers) for i in range(count)]
         readers = [await _slow_one(here, one) for one in asked]
+        for reader in readers:  # this process judges each line that is read, and is not to be what others wait for
+            reader.rest = REST * max(1.0, count / MANY)
         readers[0].rest = SLOW_SECONDS  # which reads nothing at all for a long time
         await asyncio.sleep(1 if here.short else SLOW_SECONDS)
         meanwhile = await here.burst(20)

@@ -14,7 +14,7 @@ from .unreadable import UNREADABLE
 # Pieces are read when so many bytes are kept: of what has been read only the text stays in memory.
 PIECES: Final = 16 * 1024
 # A stream that said more than this is not continued: nobody holds all of it for every client.
-TEXT: Final = 192 * 1024
+TEXT: Final = 128 * 1024
 _EMPTY: Final = Raw(b'""')
 _ERROR: Final = b'{"error"'
 _LAST: Final = (b'"content":""', b'"response":""')
