@@ -158,10 +158,10 @@ def told_error(path: str, seen: list[Any]) -> str:
         assert last["type"] == "error"
         assert last["error"]["type"] == "api_error"
     if path == "/v1/responses":
+        assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
         if last["type"] == "error":
             return str(last["message"])
         assert last["type"] == "response.failed"
-        assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
         return str(last["response"]["error"]["message"])
     return str(last["error"]["message"])
 
@@ -333,3 +333,16 @@ async def test_a_stream_that_cannot_be_told_is_a_failure_and_is_told_once() -> N
         assert b"unseen" not in reply.body
         (known,) = gate.context.engine.state.nodes.values()
         assert (known.failed, known.in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize("path", NEWER)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+async def test_a_kept_answer_is_given_again_in_the_newer_dialects_too(
+    path: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one("llama.cpp", monkeypatch) as house:
+        first = await house.ask(path, stream, {"X-SOLLOL-Cache": "yes"}, temperature=0)
+        again = await house.ask(path, stream, {"X-SOLLOL-Cache": "yes"}, temperature=0)
+        assert (first.status, first.header("x-sollol-cache"), again.header("x-sollol-cache")) == (200, "miss", "hit")
+        assert again.body == first.body
+        assert again.header("content-type") == first.header("content-type")

@@ -293,8 +293,9 @@ class Attempt:
         elif plan.unsayable is not None:
             self._sink.end()  # it was told already
         else:
-            made = plan.made
-            words = wire_errors.stream_ending(self._task.dialect, str(error)) if made is None else made.failure(str(error))
+            made, text = plan.made, str(error)
+            number = self._watch.tokens  # of the events that were passed on, where they are numbered
+            words = wire_errors.stream_ending(self._task.dialect, text, number=number) if made is None else made.failure(text)
             self.end_line()
             self._sink.data(words)
             self._sink.end()

@@ -85,13 +85,13 @@ def in_dialect(dialect: Dialect, status: int, body: bytes) -> tuple[int, bytes]:
     return status, body if told_so else told(dialect, status, message(body))[2]
 
 
-def stream_ending(dialect: Dialect, text: str, status: int = 502) -> bytes:
+def stream_ending(dialect: Dialect, text: str, status: int = 502, number: int = 0) -> bytes:
     """The last bytes of a stream that cannot be completed; no `[DONE]` or `message_stop` follows.
 
-    Where events are numbered (responses) this one is not: who wrote the others knows better (`Translation.failure`).
+    Where events are numbered (responses) this one has `number`. Translated streams have their own: `Translation.failure`.
     """
     if dialect is Dialect.RESPONSES:
-        event = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
+        event = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": number}
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
     body = msgspec.json.encode(_shape(dialect, status, text))
     if dialect is Dialect.OLLAMA:
