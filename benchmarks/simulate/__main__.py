@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.simulate import report
-from benchmarks.simulate.kinds import BLIND, IDEAL, KNOWN, LEAST, MODELESS, OURS, RESIDENT, UNFAIR
+from benchmarks.simulate.kinds import BLIND, FORMULA, IDEAL, KNOWN, LEAST, MODELESS, OURS, RESIDENT, UNFAIR
 from benchmarks.simulate.measure import play
 from benchmarks.simulate.scenarios import all_scenarios
 
 RESULTS = Path(__file__).parents[1] / "results"
-SHORT_SCALE, SHORT_SEEDS, SEEDS = 0.3, 3, 7
-SHORT_POLICIES = (OURS, KNOWN, BLIND, UNFAIR, MODELESS, IDEAL, LEAST, RESIDENT)
+SHORT_SCALE, SHORT_SEEDS, SEEDS = 0.3, 3, 5
+SHORT_POLICIES = (OURS, KNOWN, BLIND, UNFAIR, MODELESS, IDEAL, LEAST, RESIDENT, FORMULA)
 """Of the simple policies those that come nearest."""
 
 
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.details:
             print(report.details(outcome), end="\n\n", flush=True)
     seconds = time.process_time() - begun
-    print(report.summary(outcomes))
+    print(report.summary(outcomes), end="\n\n")
+    print(report.seconds(outcomes))
     document = report.document(outcomes, seeds, scale, seconds)
     whole = not options.short and not options.scenario and options.seed == 1
     path = options.json or (RESULTS / f"simulation-{datetime.now(UTC):%Y-%m-%d}.json" if whole else None)

@@ -47,7 +47,8 @@ class Scenario:
     """``play(world, seed, scale)`` says who comes when; ``scale`` under 1 asks for a shorter run of the same kind.
 
     ``shortest`` is the least scale at which the promises mean anything: learning has its price once, not in each request.
-    ``seeds`` is the most seeds that a run of everything plays. ``others`` are policies beyond those that every scenario has.
+    ``seeds`` is the most seeds that a run plays, ``fewest`` the least: where chances at the beginning last, single seeds say
+    little. ``others`` are policies beyond those that every scenario has.
     ``rivals``: whether no simple policy may be better; not where the promise is about some requests at the cost of others.
     ``short``: whether the short form of everything has it.
     """
@@ -60,6 +61,7 @@ class Scenario:
     others: tuple[str, ...] = ()
     shortest: float = 0.3
     seeds: int = 100
+    fewest: int = 1
     rivals: bool = True
     short: bool = True
 
@@ -75,6 +77,8 @@ class Scenario:
 
 
 NEAR_IDEAL = (Bar("mean", IDEAL, 1.05), Bar("p95", IDEAL, 1.15))
+EARLY = Bar("first_p95", IDEAL, 1.2)
+"""First tokens."""
 ONE_MODEL = people([(clusters.CHAT.name, 1.0)])
 
 

@@ -189,13 +189,14 @@ def _quotient(one: float, other: float) -> float:
 
 
 def play(scenario: Scenario, seeds: Sequence[int], scale: float = 1.0, policies: Sequence[str] | None = None) -> Outcome:
-    """The scenario under each of its policies (or those of them that are named), once for each seed."""
+    """The scenario under each of its policies (or those of them that are named), once for each seed; more if it needs more."""
     scale = max(scale, scenario.shortest)
+    played = range(seeds[0], seeds[0] + min(scenario.seeds, max(scenario.fewest, len(seeds))))
     runs: dict[str, list[Figures]] = {}
     cpu: dict[str, float] = {}
     for policy in scenario.policies:
         if policies is None or policy in policies:
             begun = time.process_time()
-            runs[policy] = [run(scenario, policy, seed, scale) for seed in seeds[: scenario.seeds]]
+            runs[policy] = [run(scenario, policy, seed, scale) for seed in played]
             cpu[policy] = time.process_time() - begun
     return Outcome(scenario, runs, cpu)

@@ -47,6 +47,20 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def seconds(outcomes: Sequence[Outcome]) -> str:
+    """One row a scenario: the figures of ours themselves, medians over the seeds."""
+    shown = _COLUMNS[:7]
+    lines = ["| ours, seconds | " + " | ".join(title for _, title in shown) + " |", "|---|" + "---|" * len(shown)]
+    for outcome in outcomes:
+        cells = " | ".join(_cell(figure, outcome.median(OURS, figure)) for figure, _ in shown)
+        lines.append(f"| {outcome.scenario.title} | {cells} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: str, value: float) -> str:
+    return f"{value:.0f}" if figure in _COUNTS else f"{value:.2f}"
+
+
 def _short(outcome: Outcome, policy: str) -> str:
     """Mean ÷ ideal; ∞ where some requests got no answer."""
     if policy not in outcome.runs:
@@ -68,7 +82,7 @@ def details(outcome: Outcome) -> str:
     ]
     for policy in outcome.runs:
         values = ((figure, outcome.median(policy, figure)) for figure, _ in _COLUMNS)
-        cells = " | ".join(f"{value:.0f}" if figure in _COUNTS else f"{value:.2f}" for figure, value in values)
+        cells = " | ".join(_cell(figure, value) for figure, value in values)
         lines.append(f"| {policy} | {cells} |")
     lines += ["", "Promised of ours:"]
     for bar, found in outcome.promises():

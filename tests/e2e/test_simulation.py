@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -42,6 +44,26 @@ def test_equal_seeds_give_equal_figures(policy: str) -> None:
     assert run(scenario, policy, 3, 0.05) != run(scenario, policy, 4, 0.05)
 
 
+@pytest.mark.parametrize(("asked", "played"), [(1, 3), (3, 3), (4, 4), (7, 5)])
+def test_as_many_seeds_are_played_as_say_something(asked: int, played: int) -> None:
+    scenario = replace(SCENARIOS["cold-burst"], fewest=3, seeds=5)
+    outcome = play(scenario, range(10, 10 + asked), 0.3, (LEAST,))
+    assert outcome.runs[LEAST] == [run(scenario, LEAST, seed, 0.3) for seed in range(10, 10 + played)]
+
+
+def test_simple_policies_are_no_better_anywhere_on_more_than_one_seed() -> None:
+    for scenario in SCENARIOS.values():
+        assert scenario.rivals
+        assert scenario.seeds > 1
+
+
+def test_an_hour_of_fifty_busy_nodes_takes_less_than_three_minutes() -> None:
+    """A fiftieth of it, which takes a second; twice the promise, for machines that do other things too."""
+    begun = time.process_time()
+    run(SCENARIOS["fifty-nodes"], OURS, 1, 0.02)
+    assert time.process_time() - begun < 2 * 0.02 * 180.0
+
+
 def test_a_broken_promise_is_said() -> None:
     scenario = SCENARIOS["chat-high"]
     figures = {policy: [run(scenario, policy, 1, 0.05)] for policy in (OURS, IDEAL, *SIMPLE)}
@@ -64,6 +86,7 @@ def test_the_command_prints_tables_and_writes_the_figures(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "| first burst, cold gateway |" in printed
     assert "mean ≤ 1.15 × ideal" in printed
+    assert "| ours, seconds | mean | p95 | p99 | first token, mean | first token, p95 | loads | fairness (Jain) |" in printed
     written = json.loads(file.read_text())
     assert written["broken"] == []
     runs = written["scenarios"]["cold-burst"]["runs"]
