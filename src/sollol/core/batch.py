@@ -31,6 +31,8 @@ STRANGER_SECONDS = 2.0
 LATE, LATE_SECONDS, TYPICAL = 3.0, 0.5, 5.0
 """A request that routing placed is late after so many times the usual time, and after so long; the usual time to begin with."""
 UNREAD = 4 * MOST
+MAX_LOOKS = 8
+"""Idle nodes that look for what is late, at a time: the fastest ones."""
 GONE = -1
 """In the place of an item that is not this request's any more."""
 
@@ -78,6 +80,8 @@ class Board:
         self._typical = TYPICAL
         self._timed = 0
         self._begun_at: float | None = None
+        self._speed = 0.0
+        self._backlog = self._looks = 0
 
     # --- what there is to do
 
@@ -167,6 +171,7 @@ class Board:
             self._begun_at = now
         begun: list[Flight] = []
         running = len(self.flights)
+        self._sum_up(now)
         took = True
         while took:
             took = False
@@ -177,9 +182,19 @@ class Board:
                 if flight is not None:
                     lane.flights.append(flight)
                     begun.append(flight)
+                    if lane.speed is not None:
+                        self._backlog += len(flight.items)
                     running += 1
                     took = True
         return begun
+
+    def _sum_up(self, now: float) -> None:
+        """What all nodes of known speed do in a second, and have; once for every look, so that it costs a step a node."""
+        self._speed, self._backlog, self._looks = 0.0, 0, MAX_LOOKS
+        for lane in self.lanes.values():
+            if lane.limit and (speed := lane.believed(now)) is not None:
+                self._speed += speed
+                self._backlog += lane.backlog
 
     def _take(self, lane: Lane, now: float) -> Flight | None:
         if len(lane.flights) >= lane.limit or now < lane.paused_until:
@@ -201,15 +216,11 @@ class Board:
     def _size(self, lane: Lane, now: float) -> int:
         """How many items the node may take now; 0 when it would be done with one after all others are done with everything."""
         speed = lane.believed(now)
-        total = backlog = 0.0
-        for other in self.lanes.values():
-            if other is not lane and other.limit and (its := other.believed(now)) is not None:
-                total += its
-                backlog += other.backlog
         left = self._left()
         if speed is None:
-            return self._first(lane, total, left + backlog, now)
+            return self._first(lane, self._speed, left + self._backlog, now)
         own = lane.backlog
+        total, backlog = max(0.0, self._speed - speed), self._backlog - own
         share = speed * ((left + backlog + own) / (total + speed) - lane.ready_in) - own
         if share < 1.0 and total > 0.0 and lane.ready_in + (own + 1) / speed > (left + backlog) / total:
             return 0
@@ -247,7 +258,8 @@ class Board:
 
     def _copy(self, lane: Lane, now: float) -> Flight | None:
         """A second run, on an idle node, of what would be done last."""
-        if lane.flights:
+        self._looks -= 1
+        if lane.flights or self._looks < 0:
             return None
         found: tuple[float, list[int], Past] | None = None
         for other in self.lanes.values():
@@ -370,8 +382,7 @@ class Board:
         """The items of a second run that failed. They are taken from the first run, which may never end, and tried again."""
         items = [item for item in copy.items if item in self._open]
         for other in self.flights:
-            if self._doubled.intersection(other.items, items):
-                other.items = [GONE if item in items else item for item in other.items]
+            other.items = [GONE if item in items else item for item in other.items]
         self._doubled.difference_update(items)
         return items
 
