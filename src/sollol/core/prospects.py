@@ -144,7 +144,8 @@ def _start(line: Line, entry: Waiting, now: float) -> float | None:
         others = line.ahead(entry) - group.ahead(entry)[0]
         rest = len(line.order) - alike
         if rest > 0:
-            start += others * sum(other.work_waiting for other in line.active.values() if other is not group) / rest
+            # A list, not a generator: compiled, a sum of floats over that begins as a whole number and stays one.
+            start += others * sum([other.work_waiting for other in line.active.values() if other is not group], 0.0) / rest
     return start
 
 
