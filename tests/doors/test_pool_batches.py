@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from dataclasses import replace
 import pytest
 from tests.support.gateway import gateway, get_json
 from tests.support.machines import Machines
+from tests.support.wait import wait_until
 
 from sollol.core.events import AttemptEnded, AttemptStarted
 from sollol.emulator import text
@@ -35,6 +37,7 @@ from sollol.errors import (
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.batch_progress import Shown
 from sollol.pool.batch_results import InArray
+from sollol.pool.inside import Inside
 from sollol.pool.ollama_pool import OllamaPool
 from sollol.pool.sync_pool import SyncPool
 
@@ -228,7 +231,7 @@ def test_a_batch_lets_others_go_first(machines):
         assert {task.priority for task in seen if task is not None} == {1, 8}
 
 
-async def _inside(pool: SyncPool) -> object:
+async def _inside(pool: SyncPool) -> Inside:
     return pool._own.inside
 
 
@@ -357,10 +360,20 @@ def test_what_is_refused_of_all_is_not_asked_of_each(pool):
 
 
 def test_a_model_that_nobody_has_and_nodes_that_are_not_there(pool):
-    with pytest.raises(NoNodeForModel):
+    with pytest.raises(NoNodeForModel, match="model 'no-such-model' not found"):
         pool.embed_batch("no-such-model", ["a"])
     with SyncPool("http://127.0.0.1:9") as lonely, pytest.raises(BatchError, match="not done within"):
         lonely.embed_batch(MODEL, ["a"], timeout=0.3)
+
+
+def test_a_model_that_a_node_got_by_other_hands_is_found(pool, machines):
+    pool.embed_batch(MODEL, ["1000"])
+    pull = urllib.request.Request(f"{machines.urls[0]}/api/pull", data=b'{"model": "all-embed"}', method="POST")
+    with urllib.request.urlopen(pull, timeout=10) as reply:
+        assert b"success" in reply.read()
+    engine = pool._engine().run(_inside(pool)).house.engine
+    wait_until(lambda: all(engine.clock.now() - node.health.looked_at > 1.1 for node in engine.state.nodes.values()))
+    assert len(pool.embed_batch("all-embed", ["1000", "1001"])) == 2
 
 
 def test_a_node_that_fails_costs_time_only(machines):

@@ -11,7 +11,8 @@ from typing import Any, Final, Generic, Self, TypeVar
 from sollol.core.batch import MOST, Board
 from sollol.core.types import Priority, Task
 from sollol.engine.batch import Batch, Settled
-from sollol.errors import BadValue, BatchError, SollolError
+from sollol.engine.dispatch import FRESH_SECONDS
+from sollol.errors import BadValue, BatchError, NoNodeForModel, SollolError
 from sollol.pool import bodies
 from sollol.pool.batch_inputs import count, pieces
 from sollol.pool.batch_progress import Progress, Shown
@@ -149,9 +150,7 @@ async def begin(inside: Inside, work: Work, inputs: Any, wishes: Wishes, manner:
     wishes = replace(wishes, timeout=None, hedge=None, cache=False, priority=int(priority))
     engine = inside.house.engine
     probe = inside.task(work.path, work.probe(), wishes)
-    hopeless = engine.scheduler.hopeless(probe, engine.clock.now())
-    if hopeless is not None:
-        raise hopeless
+    await _hoped_for(inside, probe, model)
     total = count(inputs)
     routed = work.single or not manner.adaptive
     size = _fixed(work, manner, total) if routed else None
@@ -181,6 +180,20 @@ async def begin(inside: Inside, work: Work, inputs: Any, wishes: Wishes, manner:
         routed=routed,
         timeout=timeout,
     )
+
+
+async def _hoped_for(inside: Inside, probe: Task, model: str) -> None:
+    """Raises the reason when no node could ever serve requests like ``probe``; somebody may have got the model just now."""
+    engine = inside.house.engine
+    began = engine.clock.now()
+    hopeless = engine.scheduler.hopeless(probe, began)
+    if isinstance(hopeless, NoNodeForModel):
+        if await inside.house.monitor.afresh(began - FRESH_SECONDS):
+            hopeless = engine.scheduler.hopeless(probe, engine.clock.now())
+        if isinstance(hopeless, NoNodeForModel):
+            raise NoNodeForModel(model)
+    if hopeless is not None:
+        raise hopeless
 
 
 def _fixed(work: Work, manner: Manner, total: int | None) -> int:
