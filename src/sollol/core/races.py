@@ -64,7 +64,7 @@ class RaceBudget:
         at, before = self._work[0]
         done = max(0.0, work - before) * min(1.0, WINDOW / (now - at) if now > at else 1.0)
         self._work.append((now, work))
-        spent = sum(taken for _, taken in self._races)
+        spent = sum([taken for _, taken in self._races], 0.0)
         if len(self._races) >= LEAST and spent + seconds > SHARE * done:
             return False
         self._races.append((now, seconds))
