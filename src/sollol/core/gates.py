@@ -16,6 +16,7 @@ _UNTOLD = {
 }
 # What needs a path that is passed on as it is, to a node that has it.
 OF_PATHS = {"rerank": "/v1/rerank", "transcription": "/v1/audio/transcriptions"}
+_PATHS = frozenset(OF_PATHS)
 _NOTHING: frozenset[str] = frozenset()
 USABLE = frozenset({Health.UP, Health.HALF_OPEN, Health.UNKNOWN})
 GroupKey = tuple[str, int | None, frozenset[str], bool]
@@ -69,12 +70,12 @@ def lacking(node: NodeState, known: Model, needs: frozenset[str]) -> frozenset[s
     missing = frozenset(need for need, path in OF_PATHS.items() if need in needs and path not in node.speaks)
     if not known.capabilities or (node.kind is NodeKind.OLLAMA and known.name not in node.shown):
         return missing
-    return missing | (needs - OF_PATHS.keys() - _UNTOLD.get(node.kind, _NOTHING) - known.capabilities)
+    return missing | (needs - _PATHS - _UNTOLD.get(node.kind, _NOTHING) - known.capabilities)
 
 
 def has(node: NodeState, known: Model, needs: frozenset[str]) -> bool:
     """Whether the model is known to have there all that is needed."""
-    return needs - OF_PATHS.keys() <= known.capabilities and not lacking(node, known, needs)
+    return needs - _PATHS <= known.capabilities and not lacking(node, known, needs)
 
 
 def context(node: NodeState, model: str) -> int | None:
