@@ -2,16 +2,20 @@
 
 An event is an arrival, a first token, an end or a tick of the clock, each with the looks at the queue that it causes and with
 what the engine tells the state of the decisions made. `memory` is that of 10,000 requests that wait in the engine, each with
-its task, its future and its place in line, bodies and sockets left out.
+its task, its future and its place in line, bodies and sockets left out. `--write` keeps the figures in `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
 import sys
 import time
 import tracemalloc
+from datetime import UTC, datetime
+from pathlib import Path
 
 from sollol.core.events import AttemptEnded, AttemptStarted, FirstToken, NodeAdded, NodeSurveyed, TaskArrived, TaskEnded
 from sollol.core.ports import Exchange, Outgoing, Receiver
@@ -178,11 +182,18 @@ async def memory(waiting: int) -> int:
 
 
 def main() -> None:
-    print(f"Python {sys.version.split()[0]}; 100 nodes, 10,000 waiting, 50 models; microseconds an event")
+    document: dict[str, object] = {"python": sys.version.split()[0], "waiting": 10_000, "nodes": 100, "models": 50}
+    print(f"Python {sys.version.split()[0]}; 100 nodes, 10,000 waiting, 50 models; microseconds of processor an event")
     for each in (3, 10, 50):
-        mean, slow, slowest = (1e6 * seconds for seconds in Crowd(10_000, each).run(3_000))
-        print(f"each node has {each:>2} of the models: mean {mean:6.0f}   p99 {slow:6.0f}   slowest {slowest:6.0f}")
-    print(f"memory of 10,000 that wait: {asyncio.run(memory(10_000)) / 1e6:.1f} MB")
+        mean, slow, slowest = (round(1e6 * seconds) for seconds in Crowd(10_000, each).run(3_000))
+        document[f"models_each_{each}"] = {"mean_us": mean, "p99_us": slow, "slowest_us": slowest}
+        print(f"each node has {each:>2} of the models: mean {mean:6}   p99 {slow:6}   slowest {slowest:6}", flush=True)
+    megabytes = document["memory_mb"] = round(asyncio.run(memory(10_000)) / 1e6, 1)
+    print(f"memory of 10,000 that wait: {megabytes} MB")
+    if "--write" in sys.argv[1:]:
+        today = document["made"] = f"{datetime.now(UTC):%Y-%m-%d}"
+        document["load_average"] = round(os.getloadavg()[0], 1)
+        (Path(__file__).parent / "results" / f"queue-{today}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
