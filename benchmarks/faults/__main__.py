@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     today = options.again or f"{datetime.now(UTC):%Y-%m-%d}"
     about = {"date": today, "cores": os.cpu_count(), "python": platform.python_version(), "seconds": seconds}
     if options.again:
-        about["again"] = sorted({f"{one.row.name} with {one.count}" for one in played})
+        before = json.loads((RESULTS / f"faults-{options.again}.json").read_text())["about"].get("again", [])
+        about["again"] = sorted({*before, *(f"{one.row.name} with {one.count}" for one in played)})
         played = list((earlier | {(one.row.name, one.count): one for one in played}).values())
     path = options.json or (RESULTS / f"faults-{today}.json" if whole else None)
     if whole:

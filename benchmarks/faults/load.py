@@ -21,7 +21,7 @@ async def queue_full(here: Stage, count: int) -> Found:
     """The queue is full: newcomers are refused at once, but critical ones drive out the last in order."""
     found = Found()
     slots = sum(spec.slots for spec in here.setup.specs)
-    held = await here.open(slots, model=LONG, limit=60)
+    held = await here.open(slots, model=LONG, limit=120)  # they hold their slots until all of the others have come
     held += await here.open(QUEUE, model=LONG, limit=3)
 
     async def full() -> bool:
