@@ -14,6 +14,11 @@ AT_ONCE = 0.2
 RESTART = 1.5
 
 
+def hurried(seconds: float, short: bool) -> float:
+    """What a bar is in the short form: that runs beside other tests, on as many processors."""
+    return 2 * seconds if short else seconds
+
+
 async def terminated(here: Stage, count: int) -> Found:
     """SIGTERM: nothing new is let in, what runs is finished, and the program ends by itself with success."""
     found = Found()
@@ -98,9 +103,9 @@ async def killed(here: Stage, count: int) -> Found:
     found.figures = {"seen_s": seen, "freed_s": freed if freed is not None else 5.0, "restart_s": seconds}
     found.headline = f"reset after {1e3 * seen:.0f} ms, slots free after {1e3 * found.figures['freed_s']:.0f} ms, "
     found.headline += f"serves again after {seconds:.2f} s"
-    found.must(seen <= AT_ONCE, f"clients saw it only after {seen:.2f} s")
-    found.must(freed is not None and freed <= AT_ONCE, "slots were not free within 200 ms")
-    found.must(again is not None and seconds <= RESTART, f"the restarted gateway served only after {seconds:.2f} s")
+    found.must(seen <= hurried(AT_ONCE, here.short), f"clients saw it only after {seen:.2f} s")
+    found.must(freed is not None and freed <= hurried(AT_ONCE, here.short), "slots were not free within 200 ms")
+    found.must(again is not None and seconds <= hurried(RESTART, here.short), f"the restarted gateway served only after {seconds:.2f} s")
     found.count(await here.burst(count))
     found.must(not found.lost and not found.wrong, "lost or wrong")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import pytest
 from tests.support.gateway import get_json, post, wait_until_up
 from tests.support.machines import Machines
 from tests.support.processes import python
+from tests.support.wait import wait_until
 
 from sollol import SOLLOL, SOLLOLConfig
 from sollol.cli.main import FAILED, NOTHING_RUNS, OK, USAGE, main, run
@@ -162,6 +164,8 @@ def test_sighup_and_reload_as_commands(tmp_path, capsys):
     file = tmp_path / "sollol.toml"
 
     def act(url: str) -> None:
+        told = io.StringIO()  # what `up` has to say comes first
+        wait_until(lambda: told.write(capsys.readouterr().out) + 1 and "no nodes" in told.getvalue())
         assert reload(url) == (OK, "nothing has changed\n", "")
         file.write_text('[queue]\nlimit = 7\n[gateway]\nhost = "127.0.0.9"\nallowed_origins = ["https://a.example"]\n')
         code, said, _ = reload(url)
