@@ -105,7 +105,10 @@ async def killed(here: Stage, count: int) -> Found:
     found.headline += f"serves again after {seconds:.2f} s"
     found.must(seen <= hurried(AT_ONCE, here.short), f"clients saw it only after {seen:.2f} s")
     found.must(freed is not None and freed <= hurried(AT_ONCE, here.short), "slots were not free within 200 ms")
-    found.must(again is not None and seconds <= hurried(RESTART, here.short), f"the restarted gateway served only after {seconds:.2f} s")
+    found.must(
+        again is not None and seconds <= hurried(RESTART, here.short),
+        f"the restarted gateway served only after {seconds:.2f} s",
+    )
     found.count(await here.burst(count))
     found.must(not found.lost and not found.wrong, "lost or wrong")
     return found

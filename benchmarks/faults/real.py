@@ -159,6 +159,8 @@ async def killed(count: int, short: bool) -> Found:
         found.figures = {"freed_s": freed if freed is not None else 5.0, "restart_s": seconds}
         found.headline = f"slots free after {1e3 * found.figures['freed_s']:.0f} ms, serves again after {seconds:.2f} s"
         found.must(freed is not None and freed <= hurried(AT_ONCE, short), "slots were not free within 200 ms")
-        found.must(again is not None and seconds <= hurried(RESTART, short), f"the restarted gateway served only after {seconds:.2f} s")
+        found.must(
+            again is not None and seconds <= hurried(RESTART, short), f"the restarted gateway served only after {seconds:.2f} s"
+        )
         found.must(not found.lost, f"{found.lost} lost")
     return found
