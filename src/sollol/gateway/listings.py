@@ -71,7 +71,8 @@ async def tags(gateway: Gateway, request: Request, sink: Sink) -> None:
             entry = changed(entry, {"name": shown, "model": shown})
         entries.append(_with(entry, "nodes", [node.label for node in nodes]))
     for alias, model, nodes in _aliased(gateway, found) if aliases else ():
-        entry = changed(_tag(nodes[0], model), {"name": alias, "model": alias, ALIAS_OF: spelt[model.name]})
+        name = tagged(alias)  # Ollama's names have a tag; OpenAI's clients look for the name that they were given
+        entry = changed(_tag(nodes[0], model), {"name": name, "model": name, ALIAS_OF: spelt[model.name]})
         entries.append(_with(entry, "nodes", [node.label for node in nodes]))
     send(sink, 200, b'{"models":[' + b",".join(entries) + b"]}", [JSON])
 
@@ -137,7 +138,7 @@ def _aliased(gateway: Gateway, found: list[tuple[Model, list[NodeState]]]) -> It
         newest.setdefault(model.name, (model, nodes))
     for name, target in gateway.catalogue.aliases.items():
         if target in newest:
-            yield (tagged(gateway.catalogue.written[name]), *newest[target])
+            yield (gateway.catalogue.written[name], *newest[target])
 
 
 def _shown_name(model: Model) -> str:
