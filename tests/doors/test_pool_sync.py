@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 from tests.support.machines import Machines
+from tests.support.wait import wait_until
 
 from sollol.emulator.presets import LLAMA_1B, instant
 from sollol.emulator.specs import NodeSpec, embedder
@@ -44,13 +45,6 @@ def pool(machines: Machines) -> Iterator[SyncPool]:
 
 def pool_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "sollol pool"]
-
-
-def wait_for(true: object, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 def test_every_call(pool, tmp_path):
@@ -117,7 +111,7 @@ def test_forgetting_it_ends_it(machines):
     pool.chat(MODEL, HELLO)
     del pool
     gc.collect()
-    wait_for(lambda: not pool_threads())
+    wait_until(lambda: not pool_threads(), 5)
 
 
 def test_a_loop_that_is_left_ends_the_answer_at_the_node():
@@ -126,11 +120,11 @@ def test_a_loop_that_is_left_ends_the_answer_at_the_node():
         in_flight = lambda: machines.see(lambda cluster: cluster["a"].stats.in_flight)  # noqa: E731 - asked again and again
         for _ in pool.generate(MODEL, "x", stream=True, options={"num_predict": 5_000}):
             break
-        wait_for(lambda: in_flight() == 0)
+        wait_until(lambda: in_flight() == 0, 5)
         with pool.generate(MODEL, "x", stream=True, options={"num_predict": 5_000}) as stream:
             next(stream)
             assert in_flight() == 1
-        wait_for(lambda: in_flight() == 0)
+        wait_until(lambda: in_flight() == 0, 5)
 
 
 def test_closing_ends_calls_of_other_threads():
@@ -138,7 +132,7 @@ def test_closing_ends_calls_of_other_threads():
         pool = SyncPool(machines.urls)
         call = threads.submit(pool.chat, "bench", HELLO)
         stream = threads.submit(next, pool.chat("bench", HELLO, stream=True))
-        wait_for(lambda: machines.see(lambda cluster: cluster.nodes[0].stats.in_flight) == 2)
+        wait_until(lambda: machines.see(lambda cluster: cluster.nodes[0].stats.in_flight) == 2, 5)
         began = time.perf_counter()
         pool.close()
         assert time.perf_counter() - began < 0.5
@@ -186,7 +180,7 @@ def test_ctrl_c_works_at_once_and_the_process_ends(way):
         assert ran.returncode == 0, ran.stderr
         assert ran.stderr == ""
         assert float(ran.stdout) < 1.0
-        wait_for(lambda: machines.see(lambda cluster: cluster.nodes[0].stats.in_flight) == 0)
+        wait_until(lambda: machines.see(lambda cluster: cluster.nodes[0].stats.in_flight) == 0, 5)
 
 
 def test_a_process_ends_though_its_pool_was_not_closed(machines):

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from tests.support.gateway import gateway, get_json
 from tests.support.machines import Machines
+from tests.support.wait import wait_until
 
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec, embedder
@@ -33,13 +33,6 @@ def machines() -> Iterator[Machines]:
 def url(machines: Machines) -> Iterator[str]:
     with gateway(*machines.urls) as address:
         yield address
-
-
-def wait_for(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 def test_the_gateway_routes_and_says_how(machines, url):
@@ -108,12 +101,12 @@ def test_pools_share_the_gateways_queue():
             return int(get_json(f"{url}/api/stats")["queue_depth"])
 
         busy = [threads.submit(ask, first, "busy", 5, 120) for _ in range(3)]
-        wait_for(lambda: machines.see(lambda cluster: cluster["a"].stats.in_flight) >= 2)
+        wait_until(lambda: machines.see(lambda cluster: cluster["a"].stats.in_flight) >= 2)
         calls = []
         for pool, name, priority in ((first, "low", 1), (first, "normal", 5), (second, "urgent", 9)):
             before = waiting()
             calls.append(threads.submit(ask, pool, name, priority, 3))
-            wait_for(lambda before=before: waiting() > before)
+            wait_until(lambda before=before: waiting() > before)
         for call in [*busy, *calls]:
             call.result(30)
     assert [name for name in order if name != "busy"] == ["urgent", "normal", "low"]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from tests.support.machines import Machines
+from tests.support.wait import wait_until
 
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
 from sollol.errors import AllAttemptsFailed
@@ -58,13 +59,6 @@ def look_at(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hosts(machines: Machines) -> set[str]:
     return {url.removeprefix("http://") for url in machines.urls}
-
-
-def wait_for(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 # --- finding and asking
@@ -135,12 +129,12 @@ def test_a8_a42_c18_priorities_reorder_what_waits_and_nothing_starves():
 
         with ThreadPoolExecutor(8) as threads:
             busy = [threads.submit(ask, 5, number, 120) for number in range(3)]
-            wait_for(lambda: machines.see(lambda cluster: cluster["one"].stats.in_flight) >= 2)
+            wait_until(lambda: machines.see(lambda cluster: cluster["one"].stats.in_flight) >= 2)
             calls = []
             for number, priority in enumerate((1, 5, 10), start=10):
                 waiting = pool.get_stats()["queue_depth"]
                 calls.append(threads.submit(ask, priority, number, 3))
-                wait_for(lambda before=waiting: pool.get_stats()["queue_depth"] > before)
+                wait_until(lambda before=waiting: pool.get_stats()["queue_depth"] > before)
             for call in [*busy, *calls]:
                 call.result(30)
     assert [entry for entry in order if entry[1] >= 10] == [(10, 12), (5, 11), (1, 10)]
@@ -433,7 +427,7 @@ def test_a69_health_is_looked_at_more_often_where_things_fail(machines):
                 (node,) = inside.house.engine.state.nodes.values()
                 return node.health.probe_interval(inside.house.engine.clock.now())
 
-            wait_for(lambda: pool.blocking(asked()) > 1.0)  # a second while it loads, or did not answer a look
+            wait_until(lambda: pool.blocking(asked()) > 1.0)  # a second while it loads, or did not answer a look
             return pool.blocking(asked())
 
         intervals = []
@@ -473,7 +467,7 @@ def test_a69_a_first_failure_asks_for_a_look_at_once(machines):
         machines.see(lambda cluster: cluster["gpu-1"].faults.set(status=500, times=1))
         with pytest.raises(RuntimeError):
             pool.chat(model="llama3.2", messages=HELLO)
-        wait_for(lambda: looked() > before, 2.0)
+        wait_until(lambda: looked() > before, 2.0)
 
 
 # --- the router of two ways

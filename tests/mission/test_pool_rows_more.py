@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.support.gateway import gateway, get_json
 from tests.support.machines import Machines
 from tests.support.need import require
+from tests.support.wait import wait_until
 
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
 
@@ -30,13 +31,6 @@ def machine(name: str, **changes: Any) -> NodeSpec:
 def machines() -> Iterator[Machines]:
     with Machines([machine("gpu-1"), machine("gpu-2")]) as opened:
         yield opened
-
-
-def wait_for(true: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 def test_a10_a63_a_gateway_counts_by_itself(machines):
@@ -142,5 +136,5 @@ def test_c17_the_loser_of_a_race_is_cancelled():
         took = time.perf_counter() - began
         assert response["_sollol_routing"]["host"] == machines.urls[1].removeprefix("http://")
         assert took < 1.5
-        wait_for(lambda: machines.see(lambda cluster: cluster["a"].stats.in_flight) == 0, 0.5)
+        wait_until(lambda: machines.see(lambda cluster: cluster["a"].stats.in_flight) == 0, 0.5)
         assert machines.see(lambda cluster: (cluster["a"].stats.cancelled, cluster["a"].stats.finished)) == (1, 30)
