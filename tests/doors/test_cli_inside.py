@@ -68,11 +68,9 @@ def during(command: list[str], act: Callable[[str], object], *, folder: Path) ->
 
     def other() -> None:
         try:
-            end = time.monotonic() + 20
-            while not (records := list((folder / "data").glob("gateway-*.json"))):
-                assert time.monotonic() < end, "it did not start"
-                time.sleep(0.005)
-            act(json.loads(records[0].read_text())["url"])
+            wait_until(lambda: list((folder / "data").glob("gateway-*.json")), 20)
+            [record] = (folder / "data").glob("gateway-*.json")
+            act(json.loads(record.read_text())["url"])
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - told in the thread of the test
             failed.append(error)
         finally:
@@ -94,13 +92,14 @@ def up(machines: Machines, *more: str) -> list[str]:
 
 def until_said(capsys: pytest.CaptureFixture[str], words: str) -> str:
     """Standard output until it has these words. Capturing hands it out once, so all of it is given back."""
-    said = ""
-    end = time.monotonic() + 10
-    while words not in said:
-        assert time.monotonic() < end, said
-        said += capsys.readouterr().out
-        time.sleep(0.005)
-    return said
+    said: list[str] = []
+
+    def there() -> bool:
+        said.append(capsys.readouterr().out)
+        return words in "".join(said)
+
+    wait_until(there)
+    return "".join(said)
 
 
 def test_up_says_what_there_is_in_columns_and_ends_with_zero(tmp_path, capsys):
@@ -188,9 +187,7 @@ def test_sighup_and_reload_as_commands(tmp_path, capsys):
         assert get_json(f"{url}/api/queue")["limit"] == 9
         file.write_text("[queue]\nlimit = 10\n")
         os.kill(os.getpid(), signal.SIGHUP)
-        end = time.monotonic() + 5
-        while get_json(f"{url}/api/queue")["limit"] != 10:
-            assert time.monotonic() < end
+        wait_until(lambda: get_json(f"{url}/api/queue")["limit"] == 10, 5)
 
     def reload(url: str, *more: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -220,9 +217,7 @@ def test_without_nodes_emulated_ones_stand_in_until_a_real_one_comes(tmp_path, c
         assert "no nodes: discovery is off and none is configured; name one with --node URL\n" in said
         assert "3 nodes, 3 up:\n" in said
         assert run(["nodes", "add", machines.urls[0], "--name", "real", "--url", url]) == OK
-        end = time.monotonic() + 10
-        while len(get_json(f"{url}/api/nodes")["nodes"]) > 1:
-            assert time.monotonic() < end
+        wait_until(lambda: len(get_json(f"{url}/api/nodes")["nodes"]) == 1)
         assert "fast-gpu is gone: a real node is there" in until_said(capsys, "cpu is gone")
 
     with Machines(NODES[:1]) as machines:

@@ -12,7 +12,7 @@ from tests.support.wait import stalled, until
 
 from sollol.core.ports import Sink
 from sollol.errors import BadRequest, BodyTooLarge, PortTaken, QueueFull, RequestTimeout
-from sollol.gateway.http import Request
+from sollol.gateway.http import Handler, Request, Route
 from sollol.gateway.protocol import serve
 
 GET = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -422,7 +422,7 @@ async def test_a_slow_reader_pauses_the_node_and_memory_stays_bounded() -> None:
         sinks[0].attach(late)
         assert late.calls == ["pause"]
         sinks[0].attach(upstream)
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # asyncio's streams have no word for it
         done.set()
         assert len((await client.answer()).body) == sent * 65_536
 
@@ -442,12 +442,12 @@ async def test_resumed_when_there_is_room_again() -> None:
     app.on("/fast", handler)
     async with doors(app) as door:
         client = await door.client()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's streams have no word for it
         await client.send(b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: sinks)
         while "pause" not in upstream.calls:
             sinks[0].data(bytes(65_536))
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # asyncio's streams have no word for it
         await client.answer()
         assert upstream.calls.index("pause") < upstream.calls.index("resume")
 
@@ -517,7 +517,7 @@ async def _abort(request: Request, sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("handler", [_raise_ours, _raise_other, _forget_the_end, _too_short, _too_long, _abort])
-async def test_a_reply_that_cannot_be_completed_breaks_the_connection(handler) -> None:  # type: ignore[no-untyped-def]
+async def test_a_reply_that_cannot_be_completed_breaks_the_connection(handler: Handler) -> None:
     app = TestApp()
     app.on("/half", handler)
     async with doors(app) as door:
@@ -573,7 +573,7 @@ async def test_a_handler_that_is_cancelled_answers_503() -> None:
 
 async def test_a_bug_in_the_routes_does_not_stop_the_door(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(TestApp):
-        def route(self, request):  # type: ignore[no-untyped-def]
+        def route(self, request: Request) -> Route:
             if request.path == "/bug":
                 raise ZeroDivisionError
             return super().route(request)

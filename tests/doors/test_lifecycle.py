@@ -20,6 +20,7 @@ from tests.support.front import front
 from tests.support.gateway import get_json, post, wait_until_up
 from tests.support.machines import Machines
 from tests.support.processes import Running, python
+from tests.support.wait import wait_until
 
 from sollol import SOLLOL, SOLLOLConfig
 from sollol.emulator.presets import LLAMA_1B
@@ -73,10 +74,10 @@ def nothing_left() -> Iterator[None]:
     gc.collect()  # what earlier tests left for it is not counted as ours
     threads, descriptors = threading.active_count(), process.num_fds()
     yield
-    end = time.monotonic() + 5
-    while more() and time.monotonic() < end:
-        time.sleep(0.01)  # the other end of a closed connection is closed by another thread
-    assert not more(), (threading.enumerate(), process.net_connections())
+    try:
+        wait_until(lambda: not more(), 5)  # the other end of a closed connection is closed by another thread
+    except AssertionError as error:
+        raise AssertionError(f"{threading.enumerate()}, {process.net_connections()}") from error
 
 
 # as an object
@@ -143,10 +144,7 @@ def test_blocking_until_stop_is_called_from_another_thread():
     with nothing_left():
         thread = threading.Thread(target=gate.start)
         thread.start()
-        end = time.monotonic() + 10
-        while not gate.address:
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        wait_until(lambda: gate.address)
         assert answers(port_of(gate.address))
         gate.stop()
         thread.join(5)
@@ -191,8 +189,7 @@ def test_stopping_lets_a_running_answer_finish(machines):
         body = {"model": MODEL, "messages": HELLO, "stream": False, "options": {"num_predict": 20}}
         asking = threading.Thread(target=lambda: replies.append(post(f"{url}/api/chat", body)))
         asking.start()
-        while not slow.see(lambda cluster: cluster["slow"].stats.in_flight):
-            time.sleep(0.005)
+        wait_until(lambda: slow.see(lambda cluster: cluster["slow"].stats.in_flight))
         gate.stop()
         asking.join(10)
         assert json.loads(replies[0][2])["eval_count"] == 20

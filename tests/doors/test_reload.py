@@ -299,7 +299,7 @@ async def test_what_needs_a_restart_is_named_and_left(tmp_path, caplog):
         assert set(done["restart"]) == wanted | {"data_dir", "discovery.demo_if_empty"}
         assert gate.context.config == before
         [told] = [record for record in caplog.records if record.getMessage() == "these settings hold after a restart"]
-        assert "gateway.port" in told.settings  # type: ignore[attr-defined]
+        assert "gateway.port" in told.settings  # type: ignore[attr-defined]  # given as extra=
         again = (await gate.ask("POST", "/api/reload")).json  # still different, so still said
         assert again["restart"] == done["restart"]
 

@@ -21,7 +21,7 @@ from tests.support.front import Front, Open, Reply, nothing_left_running
 from tests.support.gateway import get_json, wait_until_up
 from tests.support.machines import Machines
 from tests.support.processes import Running, python
-from tests.support.wait import until
+from tests.support.wait import until, wait_until
 
 from sollol.config import Config, Discovery, Gateway, NodeSettings
 from sollol.core.events import TaskEnded
@@ -309,9 +309,7 @@ def test_sigkill_resets_clients_frees_the_nodes_and_a_new_one_serves_at_once(str
         for one in streams:
             assert not one.rest().endswith(b"0\r\n\r\n")
         seen = time.perf_counter() - begun
-        while in_flight(machines, "wide"):
-            assert time.perf_counter() - begun < 5
-            time.sleep(0.002)
+        wait_until(lambda: not in_flight(machines, "wide"), 5)
         freed = time.perf_counter() - begun
         running.process.wait(5)
         again = time.perf_counter()
@@ -342,11 +340,9 @@ def test_a_closed_terminal_ends_it_unless_it_was_started_with_nohup(tmp_path):
             record.unlink()
         pid, terminal = started(*before)
         try:
-            end = time.monotonic() + 15
-            while not (records := list(tmp_path.glob("gateway-*.json"))):
-                assert time.monotonic() < end
-                time.sleep(0.01)
-            url = json.loads(records[0].read_text())["url"]
+            wait_until(lambda: list(tmp_path.glob("gateway-*.json")), 15)
+            [record] = tmp_path.glob("gateway-*.json")
+            url = json.loads(record.read_text())["url"]
             os.close(terminal)
             if before:
                 os.kill(pid, signal.SIGHUP)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.need import require
 from tests.support.raw_peer import Peer, RawNode, Told, answers, raw_node
 from tests.support.wait import stalled, until
 
@@ -530,8 +531,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = subprocess.run(
         [*command.split(), "-addext", names, "-keyout", str(key), "-out", str(cert)], capture_output=True, check=False
     )
-    if made.returncode:
-        pytest.skip("no openssl program to make a certificate with")
+    require(not made.returncode, "the openssl program, to make a certificate with")
     both.write_bytes(key.read_bytes() + cert.read_bytes())
     return both
 

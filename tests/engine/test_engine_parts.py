@@ -106,7 +106,7 @@ def test_the_first_layer_is_the_outermost() -> None:
         seen.append("last")
         return Outcome(200)
 
-    outcome = asyncio.run(compose([Layer("one"), Layer("two")], last)(a_task(1), FakeSink()))  # type: ignore[arg-type]
+    outcome = asyncio.run(compose([Layer("one"), Layer("two")], last)(a_task(1), FakeSink()))  # type: ignore[arg-type]  # Layer is a Middleware by its shape
     assert (seen, outcome.status) == (["one", "two", "last"], 200)
 
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tests.support.gateway import gateway, get_json, post, wait_until_up
 from tests.support.machines import Machines
 from tests.support.need import require
 from tests.support.processes import python
+from tests.support.wait import wait_until
 
 import sollol
 from sollol import SOLLOL, SOLLOLConfig
@@ -153,10 +153,10 @@ def test_a12_the_bodys_priority_orders_what_waits():
             ended.append((priority, number))
 
         asked = [pool.submit(ask, 5, 0, 500)]
-        wait_for(lambda: machines.see(lambda cluster: cluster["one"].stats.in_flight) == 1)
+        wait_until(lambda: machines.see(lambda cluster: cluster["one"].stats.in_flight) == 1)
         for number, priority in enumerate((1, 9, 1, 9, 7)):
             asked.append(pool.submit(ask, priority, number + 1, 3))
-            wait_for(lambda depth=number + 1: get_json(f"{url}/api/stats")["queue_depth"] == depth)
+            wait_until(lambda depth=number + 1: get_json(f"{url}/api/stats")["queue_depth"] == depth)
         for request in asked:
             request.result()
     assert ended == [(5, 0), (9, 2), (9, 4), (7, 5), (1, 1), (1, 3)]
@@ -165,13 +165,6 @@ def test_a12_the_bodys_priority_orders_what_waits():
 def set_slots(url: str, node: str, slots: int) -> None:
     body = json.dumps({"slots": slots}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{url}/api/nodes/{node}", body, method="PATCH"), timeout=10).close()
-
-
-def wait_for(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("wrong", [0, 11, "urgent-ish", 2.5, True])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from tests.support.wait import wait_until
 
 from sollol import SOLLOL, SOLLOLConfig
 
@@ -23,13 +24,7 @@ def gateway(*hosts: str | Mapping[str, Any]) -> Iterator[str]:
 
 def wait_until_up(url: str, count: int) -> None:
     """Wait until so many nodes can be used, ten seconds at most."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        nodes = get_json(f"{url}/api/nodes")["nodes"]
-        if sum(node["state"] == "up" for node in nodes) >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"not {count} nodes up: {nodes}")
+    wait_until(lambda: sum(node["state"] == "up" for node in get_json(f"{url}/api/nodes")["nodes"]) >= count)
 
 
 def get_json(url: str) -> Any:
