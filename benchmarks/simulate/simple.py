@@ -36,8 +36,8 @@ class Early:
         self.world.send(request, name)
 
     def pick(self, request: Request, holders: Sequence[str]) -> str:
-        """One of the nodes that have the model."""
-        raise NotImplementedError
+        """One of the nodes that have the model: the first, where a policy does not know better."""
+        return holders[0]
 
     def first_token(self, request: Request, node: str) -> None:
         """Nothing is learned from it."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -19,6 +20,7 @@ import msgspec
 from sollol.announce import Announce, tell
 from sollol.config import Config, Log, NodeSettings
 from sollol.config_sources import load
+from sollol.drivers.loop_thread import LoopThread
 from sollol.errors import ConfigError, SollolError
 from sollol.gateway.running import RunningGateway, open_gateway
 from sollol.signals import Asked, heard
@@ -95,7 +97,7 @@ class SOLLOL:
         # What was given as a whole is not read again; what the environment and a file may say differently is.
         self._read = config.to_config if isinstance(config, SOLLOLConfig) else None
         self._config = config.to_config() if isinstance(config, SOLLOLConfig) else config
-        self._thread: threading.Thread | None = None
+        self._thread: LoopThread[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._address = ""
@@ -107,21 +109,16 @@ class SOLLOL:
 
     def start(self, blocking: bool = True) -> None:
         """Start the gateway. Raises `PortTaken` when the port is in use; it never returns as if it ran."""
-        if self._thread is not None:
+        if self._thread is not None and self._thread.running:
             raise SollolError("this gateway runs already")
-        ready: Future[str] = Future()
+        loop = loop_factory(self._config)
         if blocking:
-            with asyncio.Runner(loop_factory=loop_factory(self._config)) as runner:
-                runner.run(self._serve(ready, signals=threading.current_thread() is threading.main_thread()))
+            with asyncio.Runner(loop_factory=loop) as runner:
+                runner.run(self._serve(Future(), signals=threading.current_thread() is threading.main_thread()))
             return
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="sollol gateway", daemon=True)
+        serve = partial(self._serve, signals=False)
+        self._thread = LoopThread(serve, name="sollol gateway", daemon=True, loop_factory=loop)
         self._thread.start()
-        try:
-            ready.result()
-        except BaseException:
-            self._thread.join()
-            self._thread = None
-            raise
 
     def stop(self) -> None:
         """End it: running answers may finish for as long as configured. Harmless when it does not run."""
@@ -129,9 +126,8 @@ class SOLLOL:
         if loop is not None and stop is not None:
             with suppress(RuntimeError):  # the loop may have closed in the meantime
                 loop.call_soon_threadsafe(stop.set)
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join()
-            self._thread = None
 
     def __enter__(self) -> Self:
         self.start(blocking=False)
@@ -139,15 +135,6 @@ class SOLLOL:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-
-    def _run(self, ready: Future[str]) -> None:
-        try:
-            with asyncio.Runner(loop_factory=loop_factory(self._config)) as runner:
-                runner.run(self._serve(ready, signals=False))
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
 
     async def _serve(self, ready: Future[str], *, signals: bool) -> None:
         asked = Asked()

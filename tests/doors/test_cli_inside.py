@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 from tests.support.gateway import get_json, post, wait_until_up
-from tests.support.machines import Machines
 from tests.support.processes import python
 from tests.support.wait import wait_until
 
@@ -30,6 +29,7 @@ from sollol.cli.main import FAILED, NOTHING_RUNS, OK, USAGE, main, run
 from sollol.cli.stage import Stage, ask
 from sollol.emulator.presets import LLAMA_1B, same
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 from sollol.errors import ConfigError
 from sollol.server import write_record
 

@@ -18,7 +18,6 @@ import psutil
 import pytest
 from tests.support.front import front
 from tests.support.gateway import get_json, post, wait_until_up
-from tests.support.machines import Machines
 from tests.support.processes import Running, python
 from tests.support.wait import wait_until
 
@@ -26,6 +25,7 @@ from sollol import SOLLOL, SOLLOLConfig
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 from sollol.errors import ConfigError, PortTaken, SollolError
 
 MODEL = LLAMA_1B.name

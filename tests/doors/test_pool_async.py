@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.wait import until
 
 from sollol.core.types import Endpoint, Node
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, QWEN_THINKING, instant
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import (
     BadRequest,
     BadValue,

@@ -17,13 +17,13 @@ from dataclasses import replace
 
 import pytest
 from tests.support.gateway import gateway, get_json
-from tests.support.machines import Machines
 from tests.support.wait import wait_until
 
 from sollol.core.events import AttemptEnded, AttemptStarted
 from sollol.emulator import text
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import (
     AllAttemptsFailed,
     BadValue,

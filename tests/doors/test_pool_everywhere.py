@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.need import require
 
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import ShuttingDown
 from sollol.pool.async_pool import AsyncPool
 from sollol.pool.ollama_pool import OllamaPool

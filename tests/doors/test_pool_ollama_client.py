@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from tests.support.machines import Machines
 
 from sollol.emulator.presets import LLAMA_1B, QWEN_THINKING, instant
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.ollama import AsyncClient, Client, ResponseError
 
 MODEL = LLAMA_1B.name

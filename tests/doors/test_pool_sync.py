@@ -18,11 +18,11 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.wait import wait_until
 
 from sollol.emulator.presets import LLAMA_1B, instant
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import ShuttingDown
 from sollol.pool.sync_pool import SyncPool
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from tests.support.gateway import gateway, get_json
-from tests.support.machines import Machines
 from tests.support.wait import wait_until
 
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import AllAttemptsFailed, NoNodeForModel, SollolError
 from sollol.pool.ollama_pool import OllamaPool
 from sollol.pool.sync_pool import SyncPool

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from tests.support.front import Front, nothing_left_running
 from tests.support.gateway import get_json, post, wait_until_up
-from tests.support.machines import Machines
 from tests.support.processes import python
 from tests.support.wait import until
 
@@ -30,6 +29,7 @@ from sollol.core.types import Mode
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 from sollol.gateway.reload import LIVE
 from sollol.gateway.running import RunningGateway, open_gateway
 

@@ -19,7 +19,6 @@ import psutil
 import pytest
 from tests.support.front import Front, Open, Reply, nothing_left_running
 from tests.support.gateway import get_json, wait_until_up
-from tests.support.machines import Machines
 from tests.support.processes import Running, python
 from tests.support.wait import until, wait_until
 
@@ -28,6 +27,7 @@ from sollol.core.events import TaskEnded
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 from sollol.gateway.running import RunningGateway, open_gateway
 
 MODEL = LLAMA_1B.name

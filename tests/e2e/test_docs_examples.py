@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.need import require
 from tests.support.wait import wait_until
 
 from sollol.cli.client import GatewayClient
 from sollol.config_sources import Client, load
 from sollol.emulator.presets import demo
+from sollol.emulator.threaded import Machines
 from sollol.server import SOLLOL, SOLLOLConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.need import require
 
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B
 from sollol.emulator.specs import NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 NEEDS = {

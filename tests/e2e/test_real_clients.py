@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from tests.support.gateway import gateway
-from tests.support.machines import Machines
 
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, embedder
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 
 pytestmark = pytest.mark.clients
 

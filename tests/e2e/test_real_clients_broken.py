@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from tests.support.gateway import gateway
-from tests.support.machines import Machines
 
 from sollol.core.types import NodeKind
 from sollol.emulator.presets import LLAMA_1B
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 
 pytestmark = [pytest.mark.clients, pytest.mark.xdist_group("broken streams")]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.support.machines import Machines
 
 from sollol.emulator import text
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 
 LARGE = replace(embedder("mxbai-embed-large:latest"), embedding_length=16)
 SMALL = replace(embedder(), embedding_length=16)

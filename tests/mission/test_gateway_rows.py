@@ -20,7 +20,6 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 from tests.support.gateway import gateway, get_json, post, wait_until_up
-from tests.support.machines import Machines
 from tests.support.need import require
 from tests.support.processes import python
 from tests.support.wait import wait_until
@@ -29,6 +28,7 @@ import sollol
 from sollol import SOLLOL, SOLLOLConfig
 from sollol.emulator.presets import LLAMA_1B, LLAMA_8B, demo, embedder
 from sollol.emulator.specs import NodeSpec
+from sollol.emulator.threaded import Machines
 from sollol.errors import AllAttemptsFailed, NodeBusy, NodeUnreachable
 
 ROOT = Path(__file__).parents[2]

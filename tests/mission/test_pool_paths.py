@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.need import require
 
 from sollol.emulator.presets import instant
+from sollol.emulator.threaded import Machines
 
 ROOT = Path(__file__).parents[2]
 PATHS = {

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.machines import Machines
 from tests.support.wait import wait_until
 
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 from sollol.errors import AllAttemptsFailed
 
 ANSWERS = ("completion", "tools")

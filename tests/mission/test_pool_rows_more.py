@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from tests.support.gateway import gateway, get_json
-from tests.support.machines import Machines
 from tests.support.need import require
 from tests.support.wait import wait_until
 
 from sollol.emulator.specs import ModelSpec, NodeSpec, embedder
+from sollol.emulator.threaded import Machines
 
 MODELS = (
     ModelSpec("llama3.2:latest", 2_000_000_000, capabilities=("completion", "tools")),

@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.support.gateway import gateway, post
-from tests.support.machines import Machines
 
 from sollol.core.types import NodeKind
 from sollol.emulator.presets import LLAMA_1B, QWEN_THINKING, embedder
 from sollol.emulator.specs import ModelSpec, NodeSpec
+from sollol.emulator.threaded import Machines
 
 MODEL, THINKER, EMBEDDER, SEER = LLAMA_1B.name, QWEN_THINKING.name, "nomic-embed-text:latest", "seer:latest"
 KINDS = (NodeKind.OLLAMA, NodeKind.OPENAI, NodeKind.VLLM, NodeKind.LMSTUDIO)

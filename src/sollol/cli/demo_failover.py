@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final
 
 from sollol.cli.options import seconds
-from sollol.cli.stage import Answer, Stage, ask
+from sollol.cli.stage import Answer, Stage, ask, poll
 from sollol.errors import SollolError
 
 MODEL: Final = "llama3.2:1b"
@@ -109,7 +109,7 @@ def tell_failover(stage: Stage, say: Say) -> Observations:
 
 
 def _die(stage: Stage, crowd: Crowd, say: Say) -> Death:
-    time.sleep(CALM_SECONDS)
+    time.sleep(CALM_SECONDS)  # the audience sees it work
     calm = [answer for answer in crowd.answers if not answer.error]
     if not calm:
         raise SollolError("no request was answered, even with all nodes alive")
@@ -122,7 +122,7 @@ def _die(stage: Stage, crowd: Crowd, say: Say) -> Death:
     say(f"   +0.00 s  it is gone; it was working on {running} requests")
     noticed = _wait_for(stage, victim, killed, OUTAGE_SECONDS, up=False)
     say(f"   +{noticed:.2f} s  the gateway knows" if noticed is not None else "   the gateway has not noticed")
-    time.sleep(max(0.0, OUTAGE_SECONDS - (time.perf_counter() - killed)))
+    time.sleep(max(0.0, OUTAGE_SECONDS - (time.perf_counter() - killed)))  # long enough to see what becomes of the requests
     during = [answer for answer in crowd.answers if answer.ended > killed and not answer.error]
     say(f"   since then: {_by_node(during)}")
     for answer in [answer for answer in during if answer.attempts > 1][:3]:
@@ -141,7 +141,7 @@ def _come_back(stage: Stage, crowd: Crowd, death: Death, say: Say) -> None:
         say("   it was not used again")
         return
     say(f"   +{used:.2f} s  it has answered again")
-    time.sleep(AFTER_SECONDS)
+    time.sleep(AFTER_SECONDS)  # the audience sees it work again
     say(f"   since then: {_by_node([a for a in crowd.answers if a.ended > revived + used and not a.error])}")
 
 
@@ -179,21 +179,21 @@ def _first_answers(stage: Stage, say: Say) -> dict[str, str]:
 
 def _wait_for(stage: Stage, node: str, since: float, limit: float, *, up: bool) -> float | None:
     """Seconds from `since` until the gateway sees the node up (or no longer so); None after `limit` seconds."""
-    while (now := time.perf_counter() - since) < limit:
-        if (stage.states().get(node) == "up") == up:
-            return now
-        time.sleep(0.01)
-    return None
+
+    def seen() -> float | None:
+        return time.perf_counter() - since if (stage.states().get(node) == "up") == up else None
+
+    return poll(seen, limit)
 
 
 def _wait_for_answer(crowd: Crowd, node: str, since: float) -> float | None:
     """Seconds from `since` until an answer that was asked for later came from the node."""
-    while time.perf_counter() - since < RETURN_SECONDS:
+
+    def answered() -> float | None:
         ends = [answer.ended for answer in crowd.answers if answer.node == node and answer.started > since]
-        if ends:
-            return min(ends) - since
-        time.sleep(0.01)
-    return None
+        return min(ends) - since if ends else None
+
+    return poll(answered, RETURN_SECONDS)
 
 
 def _observe(crowd: Crowd, expected: dict[str, str], death: Death) -> Observations:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
-import threading
 import time
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -20,9 +17,8 @@ from sollol.cli.client import GatewayClient
 from sollol.config import Config, Discovery, NodeSettings
 from sollol.config import Gateway as GatewaySettings
 from sollol.config_sources import Client
-from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
-from sollol.errors import SollolError
+from sollol.emulator.threaded import Machines
 from sollol.server import SOLLOL
 from sollol.wire.address import parse_endpoint
 
@@ -53,24 +49,18 @@ class Stage:
 
     def __init__(self, specs: Sequence[NodeSpec], *, port: int = 0) -> None:
         """``port`` of the gateway; 0 takes a free one."""
-        self._specs = specs
+        self._machines = Machines(specs)
         self._port = port
-        self._ready: Future[None] = Future()
-        self._over = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="sollol demo")
         self._stack = ExitStack()
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._thread.start()
-            stack.callback(self._thread.join)
-            self._ready.result()
-            stack.callback(self._loop.call_soon_threadsafe, self._over.set)
+            stack.enter_context(self._machines)
             running = stack.enter_context(SOLLOL(self._config()))
             self.url = running.address
             self.gateway = GatewayClient(Client(self.url))
-            self._settle()
+            poll(lambda: "unknown" not in self.states().values(), SETTLE_SECONDS)
             self._stack = stack.pop_all()
         return self
 
@@ -79,49 +69,33 @@ class Stage:
 
     def kill(self, node: str) -> int:
         """The node dies: connections break, nothing listens. Returns how many requests it was working on."""
-
-        async def die() -> int:
-            running = self._nodes[node].stats.in_flight
-            await self._nodes[node].stop()
-            return running
-
-        return self._do(die())
+        return self._machines.stop(node)
 
     def revive(self, node: str) -> None:
         """The node listens again on its old port; what it had loaded is lost."""
-        self._do(self._nodes[node].start())
+        self._machines.start(node)
 
     def states(self) -> dict[str, str]:
         """The state of each node as the gateway sees it, by name."""
         return {node["name"]: node["state"] for node in self.gateway.get("/api/nodes")["nodes"]}
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._play())
-        except (SollolError, OSError) as error:
-            self._ready.set_exception(error)
-
-    async def _play(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        async with EmulatedCluster(self._specs) as self._nodes:
-            self._ready.set_result(None)
-            await self._over.wait()
-
-    def _settle(self) -> None:
-        """Wait until the gateway has looked at every node once."""
-        end = time.monotonic() + SETTLE_SECONDS
-        while "unknown" in self.states().values() and time.monotonic() < end:
-            time.sleep(0.01)
-
     def _config(self) -> Config:
         return Config(
             gateway=GatewaySettings(port=self._port, shutdown_seconds=0.0),
-            nodes=tuple(NodeSettings(url=node.url, name=node.name) for node in self._nodes.nodes),
+            nodes=tuple(NodeSettings(url=node.url, name=node.name) for node in self._machines.cluster.nodes),
             discovery=Discovery(enabled=False),
         )
+
+
+def poll(look: Callable[[], T], seconds: float) -> T | None:
+    """What ``look`` gives once it is neither None nor false; None after ``seconds``. Nothing tells a client of such changes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = look()
+        if found is not None and found is not False:
+            return found
+        time.sleep(0.01)  # it looks from outside, as any client does
+    return None
 
 
 def ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Refusal(Exception):
         self.early = early
 
 
-class Writer:
+class Writer(ABC):
     """The bytes of one answer in one dialect. ``pieces`` is how many parts the answer is streamed in, 0 if only at its end."""
 
     stream: bool = False
@@ -46,13 +47,13 @@ class Writer:
     stream_type: bytes = NDJSON
     stream_headers: Sequence[Header] = ()
 
+    @abstractmethod
     def document(self, counters: Counters) -> Document:
         """The whole answer, where it is not streamed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, refusal: Refusal) -> Document:
         """The whole reply when there is no answer."""
-        raise NotImplementedError
 
     def piece(self, k: int) -> bytes:
         """The `k`-th part (from 0) of a stream; parts are asked for in order."""

@@ -202,12 +202,17 @@ class Attempt:
         self._show(data)
 
     def _relay(self, data: bytes) -> None:
+        self._noted(data)
+        self._show(data)
+
+    def _noted(self, data: bytes) -> Watch:
+        """How far the stream is after this piece."""
         watch, progress = self._watch, self._progress
         assert watch is not None
         watch.feed(data)
         progress.tokens = watch.tokens
         progress.last_at = self._clock.now()
-        self._show(data)
+        return watch
 
     def _gather(self, data: bytes) -> None:
         """Keep a document until it is complete, or too large to keep."""

@@ -63,11 +63,7 @@ class PlainAttempt(Attempt):
         self._pass(data)
 
     def _relay(self, data: bytes) -> None:
-        watch, progress = self._watch, self._progress
-        assert watch is not None
-        watch.feed(data)
-        progress.tokens = watch.tokens
-        progress.last_at = self._clock.now()
+        watch = self._noted(data)
         sign = self._said.sign
         if self._rest or watch.error is not None or not data.endswith(self._gap) or (sign and sign in data):
             self._pass(data)

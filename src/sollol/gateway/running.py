@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -104,18 +105,15 @@ async def open_gateway(
     request_log = RequestLog(stream=tell(config.log) if tell is not None else None, as_json=config.log.format == "json")
     _count(gateway, request_log)
     app = GatewayApp(gateway, Inference(gateway, house.pipeline))
-    doors: list[Serving] = []
-    try:
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(house.close)
         door = await serve(app, config.gateway.host, config.gateway.port, limits=door_limits(config))
-        doors.append(door)
+        undo.push_async_callback(door.close, 0.0)
+        doors = [door]
         gateway.address = _address(config.gateway.host, door)
         if config.gateway.metrics_port:
             doors.append(await serve(MetricsApp(gateway), config.gateway.host, config.gateway.metrics_port))
-    except BaseException:
-        for opened in doors:
-            await opened.close(0.0)
-        await house.close()
-        raise
+        undo.pop_all()  # both ports are open: there is nothing to undo
     request_log.start()
     house.finder.never(door.addresses)
     house.finder.start(configured_nodes(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +17,12 @@ from sollol.pool.streams import AsyncReplies
 _BLOB_PIECE: Final = 1 << 20
 
 
-class AsyncModels:
+class AsyncModels(ABC):
     """Models of all nodes; each call means what it means for one Ollama."""
 
+    @abstractmethod
     def _opened(self) -> Inside:
-        raise NotImplementedError
+        """The engine; made now if there is none."""
 
     async def list(self) -> ListReply:
         """The models of all nodes; each says on which."""

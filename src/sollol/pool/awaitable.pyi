@@ -3,10 +3,20 @@
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
-from sollol.pool.async_batches import OnError, Vector
-from sollol.pool.batch_progress import Progress
-from sollol.pool.ollama_pool import Replies
-from sollol.pool.options import CallWishes, ChatOptions, EmbedOptions, GenerateOptions
+from sollol.pool.async_batches import Vector
+from sollol.pool.ollama_pool import Replies, Results
+from sollol.pool.options import (
+    CallWishes,
+    ChatBatchOptions,
+    ChatEachOptions,
+    ChatOptions,
+    EmbedBatchOptions,
+    EmbedEachOptions,
+    EmbedOptions,
+    GenerateBatchOptions,
+    GenerateEachOptions,
+    GenerateOptions,
+)
 from sollol.pool.replies import (
     ChatReply,
     EmbeddingReply,
@@ -136,51 +146,22 @@ class AwaitablePool(SyncPool):
     def delete(self, model: str, *, nodes: Sequence[str] | str | None = ...) -> StatusAnswer: ...
     @overload
     def embed_batch(
-        self,
-        model: str,
-        inputs: Iterable[str],
-        *,
-        as_array: Literal[True],
-        use_adaptive: bool = ...,
-        max_workers: int | None = ...,
-        batch_size: int | None = ...,
-        errors: OnError = ...,
-        progress: bool | Progress = ...,
-        **options: Unpack[EmbedOptions],
+        self, model: str, inputs: Iterable[str], *, as_array: Literal[True], **options: Unpack[EmbedBatchOptions]
     ) -> Any: ...
     @overload
     def embed_batch(
-        self,
-        model: str,
-        inputs: Iterable[str],
-        *,
-        as_array: bool = ...,
-        use_adaptive: bool = ...,
-        max_workers: int | None = ...,
-        batch_size: int | None = ...,
-        errors: OnError = ...,
-        progress: bool | Progress = ...,
-        **options: Unpack[EmbedOptions],
+        self, model: str, inputs: Iterable[str], *, as_array: bool = ..., **options: Unpack[EmbedBatchOptions]
     ) -> BatchAnswer[Vector]: ...
     def chat_batch(
-        self,
-        model: str,
-        conversations: Iterable[Sequence[Any]],
-        *,
-        use_adaptive: bool = ...,
-        max_workers: int | None = ...,
-        errors: OnError = ...,
-        progress: bool | Progress = ...,
-        **options: Unpack[ChatOptions],
+        self, model: str, conversations: Iterable[Sequence[Any]], **options: Unpack[ChatBatchOptions]
     ) -> BatchAnswer[ChatReply]: ...
     def generate_batch(
-        self,
-        model: str,
-        prompts: Iterable[str],
-        *,
-        use_adaptive: bool = ...,
-        max_workers: int | None = ...,
-        errors: OnError = ...,
-        progress: bool | Progress = ...,
-        **options: Unpack[GenerateOptions],
+        self, model: str, prompts: Iterable[str], **options: Unpack[GenerateBatchOptions]
     ) -> BatchAnswer[GenerateReply]: ...
+    def embed_each(self, model: str, inputs: Iterable[str], **options: Unpack[EmbedEachOptions]) -> Results[Vector]: ...
+    def chat_each(
+        self, model: str, conversations: Iterable[Sequence[Any]], **options: Unpack[ChatEachOptions]
+    ) -> Results[ChatReply]: ...
+    def generate_each(
+        self, model: str, prompts: Iterable[str], **options: Unpack[GenerateEachOptions]
+    ) -> Results[GenerateReply]: ...

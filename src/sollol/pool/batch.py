@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sollol.core.batch import MOST, Board
 from sollol.core.types import Priority, Task
@@ -14,6 +12,7 @@ from sollol.engine.batch import Batch, Settled
 from sollol.engine.dispatch import FRESH_SECONDS
 from sollol.errors import BadValue, BatchError, NoNodeForModel, SollolError
 from sollol.pool import bodies
+from sollol.pool.async_pieces import AsyncPieces
 from sollol.pool.batch_inputs import count, pieces
 from sollol.pool.batch_progress import Progress, Shown
 from sollol.pool.batch_results import Gathered, InArray, InList, numpy
@@ -206,7 +205,7 @@ def _fixed(work: Work, manner: Manner, total: int | None) -> int:
 Start = Callable[[], Coroutine[Any, Any, tuple[Inside, Batch[Any, Any]]]]
 
 
-class AsyncResults(AsyncIterator[tuple[int, T]], Generic[T]):
+class AsyncResults(AsyncPieces[tuple[int, T]], Generic[T]):
     """Results of a batch as they come: (index of the input, result), in no order.
 
     It begins when the first one is asked for; `aclose`, or forgetting it, ends it early. At the end `BatchError` says which
@@ -214,23 +213,13 @@ class AsyncResults(AsyncIterator[tuple[int, T]], Generic[T]):
     """
 
     def __init__(self, start: Start, errors: str) -> None:
+        super().__init__()
         self._start: Start | None = start
         self._keep_errors = errors == "return"
         self._batch: Batch[Any, T] | None = None
         self._inside: Inside | None = None
-        self._waiting: deque[tuple[int, Any]] = deque()
         self._errors: dict[int, SollolError] = {}
         self._count = 0
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[int, T]:
-        if not self._waiting:
-            self._waiting.extend(await self.take())
-        if not self._waiting:
-            raise StopAsyncIteration
-        return self._waiting.popleft()
 
     async def take(self) -> list[tuple[int, Any]]:
         """All that have come by now, one at least; empty at the end. Raises `BatchError` there."""
@@ -253,10 +242,6 @@ class AsyncResults(AsyncIterator[tuple[int, T]], Generic[T]):
             raise BatchError(errors, total=self._count)
         return found
 
-    async def aclose(self) -> None:
-        """End it now, also at the nodes. Harmless when it is over."""
-        self.close()
-
     def close(self) -> None:
         """`aclose` without waiting; in the loop of the pool."""
         self._start = None
@@ -270,14 +255,6 @@ class AsyncResults(AsyncIterator[tuple[int, T]], Generic[T]):
         inside, batch = self._inside, self._batch
         if inside is not None and batch is not None and not inside.loop.is_closed():
             inside.loop.call_soon_threadsafe(batch.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 async def _counted(inside: Inside | None, batch: Batch[Any, T]) -> list[Settled[T]]:

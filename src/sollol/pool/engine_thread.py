@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from sollol.drivers.loop_thread import LoopThread
 from sollol.errors import ShuttingDown, SollolError
 from sollol.pool.async_pool import AsyncPool
 
@@ -18,18 +18,16 @@ _CLOSED: Final = "the pool is closed; make a new one"
 _CLOSE_SECONDS: Final = 5.0
 
 
-class EngineThread:
+class EngineThread(LoopThread[None]):
     """Runs ``pool`` until `close`. The thread is a daemon: it does not keep a process alive."""
 
     def __init__(self, pool: AsyncPool) -> None:
+        super().__init__(self._work, name="sollol pool", daemon=True)
         self.process = os.getpid()
         self.closed = False
         self._pool = pool
         self._calls: dict[Future[Any], Coroutine[Any, Any, Any]] = {}
-        self._ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name="sollol pool", daemon=True)
-        self._thread.start()
-        self._ready.result()
+        self.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin `work` in the loop. Cancelling the future cancels the work. Raises `ShuttingDown` after `close`."""
@@ -47,15 +45,14 @@ class EngineThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`; the caller waits. Ctrl-C cancels it at once."""
-        if threading.current_thread() is self._thread:
+        if self.here:
             work.close()
             raise SollolError("a call that waits was made in the pool's own thread: it would wait for itself")
         future = self.submit(work)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        finally:
+            future.cancel()  # does nothing to one that is done
 
     def soon(self, act: Callable[[], object]) -> None:
         """Call `act` in the loop, without waiting; nothing happens after `close`."""
@@ -68,26 +65,20 @@ class EngineThread:
             return
         self.closed = True
         self.soon(self._over.set)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_CLOSE_SECONDS)
+        self.join(_CLOSE_SECONDS)
 
-    def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            try:
-                runner.run(self._serve())
-            except BaseException as error:
-                if self._ready.done():
-                    raise
-                self._ready.set_exception(error)
+    def main(self) -> None:
+        """As of any `LoopThread`; calls that came too late for the loop are told so."""
+        super().main()
         for future, work in list(self._calls.items()):  # they came too late
             work.close()
             _fail(future, ShuttingDown(_CLOSED))
         self._calls.clear()
 
-    async def _serve(self) -> None:
+    async def _work(self, ready: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
-        self._ready.set_result(None)
+        ready.set_result(None)
         await self._over.wait()
         await self._pool.aclose()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from sollol.drivers.discover_now import count_unique_physical_hosts
 from sollol.errors import ShuttingDown
+from sollol.pool.batch import AsyncResults
 from sollol.pool.inside import Inside
 from sollol.pool.nodes import Nodes
 from sollol.pool.options import ChatOptions, EmbedOptions, GenerateOptions
@@ -22,22 +23,25 @@ from sollol.pool.pending import Later, pending, running_loop
 from sollol.pool.replies import ChatReply, EmbedReply, GenerateReply, Reply
 from sollol.pool.settings import NodeForm, PoolSettings, checked_mode, pool_settings
 from sollol.pool.streams import AsyncReplies
+from sollol.pool.sync_batches import SyncResults
+from sollol.pool.sync_pieces import SyncPieces
 from sollol.pool.sync_pool import SyncPool, SyncReplies
 
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
+P = TypeVar("P")
 _BLOCKS = "this waits for an answer and blocks the event loop; write `await` before the call"
 
 
-class Replies(SyncReplies[R], Generic[R]):
-    """The pieces of an answer, for ``for`` and for ``async for``."""
+class EitherWay(SyncPieces[P], Generic[P]):
+    """Pieces for ``for`` and for ``async for``."""
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> R:
+    async def __anext__(self) -> P:
         if not self._waiting:
-            self._waiting.extend(await asyncio.wrap_future(self._engine.submit(self._replies.take())))
+            self._waiting.extend(await asyncio.wrap_future(self._engine.submit(self._source.take())))
         if not self._waiting:
             raise StopAsyncIteration
         return self._waiting.popleft()
@@ -48,6 +52,14 @@ class Replies(SyncReplies[R], Generic[R]):
 
     def __await__(self) -> Generator[Any, None, Self]:
         return _itself(self).__await__()
+
+
+class Replies(EitherWay[R], SyncReplies[R], Generic[R]):
+    """The pieces of an answer."""
+
+
+class Results(EitherWay[tuple[int, T]], SyncResults[T], Generic[T]):
+    """Results of a batch as they come: (index of the input, result), in no order."""
 
 
 if TYPE_CHECKING:  # every reply can be awaited too, which only a stub can say shortly
@@ -231,6 +243,9 @@ class OllamaPool(AwaitablePool):
 
     def _pieces(self, replies: AsyncReplies[R]) -> Replies[R]:
         return Replies(self._engine(), replies)
+
+    def _results(self, results: AsyncResults[T]) -> Results[T]:
+        return Results(self._engine(), results)
 
     async def _far(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(self.begin(work))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
+from sollol.pool.batch_progress import Progress
 from sollol.pool.settings import (
     Wishes,
     checked_cache,
@@ -71,6 +72,50 @@ class EmbedOptions(CallWishes, total=False):
     dimensions: int | None
     options: Mapping[str, Any] | Any | None
     keep_alive: float | str | None
+
+
+class SpreadOptions(TypedDict, total=False):
+    """How any number of inputs is to be worked on.
+
+    ``max_workers`` limits the requests at a time. ``use_adaptive`` false learns nothing: so many requests at a time (8), and
+    routing places them. ``errors`` "return" puts what failed in the place of its result instead of raising at the end.
+    """
+
+    use_adaptive: bool
+    max_workers: int | None
+    errors: Literal["raise", "return"]
+
+
+class BatchOptions(SpreadOptions, total=False):
+    """What a whole batch takes besides: ``progress`` true shows it on standard error, a function is given (done, total)."""
+
+    progress: bool | Progress
+
+
+class EmbedEachOptions(EmbedOptions, SpreadOptions, total=False):
+    """What embeddings as they come take beside their inputs; a request has ``batch_size`` texts at most (64)."""
+
+    batch_size: int | None
+
+
+class EmbedBatchOptions(EmbedEachOptions, BatchOptions, total=False):
+    """What a batch of embeddings takes beside its inputs."""
+
+
+class ChatEachOptions(ChatOptions, SpreadOptions, total=False):
+    """What chats as they come take beside their conversations."""
+
+
+class ChatBatchOptions(ChatEachOptions, BatchOptions, total=False):
+    """What a batch of chats takes beside its conversations."""
+
+
+class GenerateEachOptions(GenerateOptions, SpreadOptions, total=False):
+    """What generations as they come take beside their prompts."""
+
+
+class GenerateBatchOptions(GenerateEachOptions, BatchOptions, total=False):
+    """What a batch of generations takes beside its prompts."""
 
 
 def split(options: Mapping[str, Any], own: Wishes) -> tuple[Wishes, dict[str, Any]]:

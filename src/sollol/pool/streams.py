@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
-from types import TracebackType
+from collections.abc import Callable, Generator
 from typing import Any, Generic, Self, TypeVar
 
 from sollol.errors import SollolError
+from sollol.pool.async_pieces import AsyncPieces
 from sollol.pool.inside import Flowing, decoded
 from sollol.pool.replies import Reply, wrap
 
 R = TypeVar("R", bound=Reply)
 
 
-class AsyncReplies(AsyncIterator[R], Generic[R]):
+class AsyncReplies(AsyncPieces[R], Generic[R]):
     """The pieces of an answer. The request is sent when the first one is asked for; `aclose` ends it, also at the node.
 
     So does forgetting it: a loop that is left early needs nothing more. Awaiting it gives it back, so that both
@@ -22,22 +21,12 @@ class AsyncReplies(AsyncIterator[R], Generic[R]):
     """
 
     def __init__(self, kind: type[R], source: Callable[[], Flowing]) -> None:
+        super().__init__()
         self._kind = kind
         self._source: Callable[[], Flowing] | None = source
         self._flowing: Flowing | None = None
         self._failed: Exception | None = None
         self._rest = b""
-        self._waiting: deque[R] = deque()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> R:
-        if not self._waiting:
-            self._waiting.extend(await self.take())
-        if not self._waiting:
-            raise StopAsyncIteration
-        return self._waiting.popleft()
 
     async def take(self) -> list[R]:
         """All pieces that have come by now, one at least; empty at the end. Raises a `SollolError`."""
@@ -65,10 +54,6 @@ class AsyncReplies(AsyncIterator[R], Generic[R]):
             raise failed
         return found
 
-    async def aclose(self) -> None:
-        """End it now, also at the node. Harmless when it is over."""
-        self.close()
-
     def close(self) -> None:
         """`aclose` without waiting; in the loop of the pool."""
         self._source = None
@@ -82,11 +67,3 @@ class AsyncReplies(AsyncIterator[R], Generic[R]):
 
     async def _itself(self) -> Self:
         return self
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

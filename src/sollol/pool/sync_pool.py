@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, Unpack
 
 from sollol.errors import ShuttingDown
 from sollol.pool.async_pool import AsyncPool
+from sollol.pool.batch import AsyncResults
 from sollol.pool.engine_thread import EngineThread
 from sollol.pool.nodes import Nodes, PoolNode
 from sollol.pool.options import CallWishes, ChatOptions, EmbedOptions, GenerateOptions
@@ -31,47 +31,16 @@ from sollol.pool.replies import (
 )
 from sollol.pool.settings import NodeForm, PoolSettings, pool_settings
 from sollol.pool.streams import AsyncReplies
-from sollol.pool.sync_batches import SyncBatches
+from sollol.pool.sync_batches import SyncBatches, SyncResults
+from sollol.pool.sync_pieces import SyncPieces
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
 _CLOSED: Final = "this pool is closed; make a new one"
 
 
-class SyncReplies(Iterator[R], Generic[R]):
-    """The pieces of an answer, for a ``for`` loop. The request is sent when the first one is asked for.
-
-    `close`, or forgetting it, ends it early, also at the node.
-    """
-
-    def __init__(self, engine: EngineThread, replies: AsyncReplies[R]) -> None:
-        self._engine = engine
-        self._replies = replies
-        self._waiting: deque[R] = deque()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> R:
-        if not self._waiting:
-            self._waiting.extend(self._engine.run(self._replies.take()))
-        if not self._waiting:
-            raise StopIteration
-        return self._waiting.popleft()
-
-    def close(self) -> None:
-        """End it now. Harmless when it is over."""
-        self._waiting.clear()
-        self._engine.soon(self._replies.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+class SyncReplies(SyncPieces[R], Generic[R]):
+    """The pieces of an answer, for a ``for`` loop. The request is sent when the first one is asked for."""
 
 
 class SyncPool(SyncBatches):
@@ -349,6 +318,9 @@ class SyncPool(SyncBatches):
 
     def _pieces(self, replies: AsyncReplies[R]) -> SyncReplies[R]:
         return SyncReplies(self._engine(), replies)
+
+    def _results(self, results: AsyncResults[T]) -> SyncResults[T]:
+        return SyncResults(self._engine(), results)
 
     def _in_loop(self, act: Callable[[], T]) -> T:
         """What `act` returns, called where the engine works, if it works."""
