@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, Final, ForwardRef
+from typing import Any, Final, ForwardRef, is_typeddict
 
 HEAD: Final = """# Python library
 
@@ -18,7 +18,11 @@ SECTIONS: Final[dict[str, tuple[str, list[str]]]] = {
     "What a pool takes": ("sollol.pool.settings", ["pool_settings"]),
     "What calls take": (
         "sollol.pool.options",
-        ["CallWishes", "CallOptions", "ChatOptions", "GenerateOptions", "EmbedOptions"],
+        [
+            *("CallWishes", "CallOptions", "ChatOptions", "GenerateOptions", "EmbedOptions", "SpreadOptions", "BatchOptions"),
+            *("EmbedEachOptions", "EmbedBatchOptions", "ChatEachOptions", "ChatBatchOptions"),
+            *("GenerateEachOptions", "GenerateBatchOptions"),
+        ],
     ),
     "What calls give": (
         "sollol.pool.replies",
@@ -67,6 +71,12 @@ def _described(name: str, one: Any) -> Iterator[str]:
         yield f"```text\n{_called(name, one)}\n```\n\n"
     yield f"{inspect.getdoc(one)}\n"
     fields = {key: kind for key, kind in _own(one, "__annotations__").items() if not key.startswith("_")}
+    if is_typeddict(one):
+        bases = _told_elsewhere(one)
+        told = {key for base in bases for key in base.__annotations__}
+        fields = {key: kind for key, kind in fields.items() if key not in told}
+        if bases:
+            yield f"\nAll of {' and '.join(f'`{base.__name__}`' for base in bases)}{', and:' if fields else '.'}\n"
     if fields and issubclass(one, dict):
         yield "\n" + "".join(
             f"- `{key}`: `{_text(kind)}`\n" for key, kind in fields.items() if not _text(kind).startswith("ClassVar")
@@ -77,6 +87,16 @@ def _described(name: str, one: Any) -> Iterator[str]:
             yield f"\n**`{method}`** {said}\n"
         elif said:
             yield f"\n```text\n{_called(method, made)}\n```\n\n{said}\n"
+
+
+def _told_elsewhere(one: type) -> list[type]:
+    """The typed dictionaries of the same module whose fields this one has too, the largest. (Python forgets its bases.)"""
+    keys = set(one.__annotations__)
+    others = [other for other in vars(import_module(one.__module__)).values() if is_typeddict(other)]
+    smaller = [other for other in others if set(other.__annotations__) < keys]
+    return [
+        other for other in smaller if not any(set(other.__annotations__) < set(larger.__annotations__) for larger in smaller)
+    ]
 
 
 def _own(one: type, name: str) -> dict[str, Any]:

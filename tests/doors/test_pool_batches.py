@@ -143,6 +143,18 @@ def test_results_as_they_come(pool):
     assert sorted(index for index, reply in pool.generate_each(CHAT, ["a", "b"]) if reply.response) == [0, 1]
 
 
+async def test_results_as_they_come_from_the_pool_that_can_do_both(machines):
+    with OllamaPool(machines.urls) as pool:
+        found = {index: vector async for index, vector in pool.embed_each(MODEL, numbers(100))}
+        assert found == dict(enumerate(expected(numbers(100))))
+        async for _, reply in pool.chat_each(CHAT, [[{"role": "user", "content": "hi"}]] * 5):
+            assert reply.message.content
+            break
+        results = await pool.generate_each(CHAT, ["a"] * 3)
+        assert sorted([index async for index, _ in results]) == [0, 1, 2]
+        await results.aclose()
+
+
 async def test_results_as_they_come_for_coroutines(machines):
     async with AsyncPool(machines.urls) as pool:
         async with pool.embed_each(MODEL, numbers(100)) as results:

@@ -227,24 +227,27 @@ def test_a36_each_task_goes_to_a_node_that_can_do_it(machines):
     assert [len(vector) for vector in embeddings] == [768, 768]
 
 
-def test_a41_nodes_with_priorities(machines):
+@pytest.mark.parametrize("priorities", [(10, 5, 1), (1, 5, 10), (5, 10, 1)])
+def test_a41_nodes_with_priorities(machines, priorities):
     from sollol import OllamaPool
 
     ports = [int(url.rpartition(":")[2]) for url in machines.urls]
     pool = OllamaPool(
         nodes=[
-            {"host": "127.0.0.1", "port": ports[0], "priority": 10},
-            {"host": "127.0.0.1", "port": ports[1], "priority": 5},
-            {"host": "127.0.0.1", "port": ports[2], "priority": 1},
+            {"host": "127.0.0.1", "port": ports[0], "priority": priorities[0]},
+            {"host": "127.0.0.1", "port": ports[1], "priority": priorities[1]},
+            {"host": "127.0.0.1", "port": ports[2], "priority": priorities[2]},
         ],
         enable_intelligent_routing=True,
         enable_hedging=True,
         max_queue_size=100,
     )
     with pool:
-        assert [node["priority"] for node in pool.nodes] == [10, 5, 1]
-        used = {pool.chat(model="llama3.2", messages=HELLO)["_sollol_routing"]["port"] for _ in range(6)}
-        assert ports[2] not in used
+        assert [node["priority"] for node in pool.nodes] == [*priorities]
+        pool.ready()  # else whichever node was looked at first may have the first request
+        used = [pool.chat(model="llama3.2", messages=HELLO)["_sollol_routing"]["port"] for _ in range(6)]
+        assert used[0] == ports[priorities.index(10)]
+        assert ports[priorities.index(1)] not in used
 
 
 # --- statistics
