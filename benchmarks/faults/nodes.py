@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from benchmarks.faults.client import call
 
+from sollol.drivers.loops import fastest
 from sollol.emulator import specs as emulator_specs
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import ModelSpec, NodeSpec
@@ -107,10 +108,7 @@ async def _serve(order: Order) -> None:
 
 def main() -> None:
     order = msgspec.json.decode(sys.argv[1], type=Order)
-    factory = None
-    with contextlib.suppress(ImportError):
-        from uvloop import new_event_loop as factory  # noqa: PLC0415 - optional
-    with asyncio.Runner(loop_factory=factory) as runner, contextlib.suppress(KeyboardInterrupt):
+    with asyncio.Runner(loop_factory=fastest()) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_serve(order))
 
 

@@ -21,6 +21,7 @@ from sollol.announce import Announce, tell
 from sollol.config import Config, Log, NodeSettings
 from sollol.config_sources import load
 from sollol.drivers.loop_thread import LoopThread
+from sollol.drivers.loops import LoopFactory, fastest
 from sollol.errors import ConfigError, SollolError
 from sollol.gateway.running import RunningGateway, open_gateway
 from sollol.signals import Asked, heard
@@ -233,18 +234,13 @@ def write_record(data_dir: Path, address: str) -> Path:
     return record
 
 
-def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(config: Config) -> LoopFactory | None:
     """uvloop's loop where it is installed and not turned off; None means asyncio's own."""
     wanted = config.gateway.uvloop
-    if wanted is False:
-        return None
-    try:
-        import uvloop  # noqa: PLC0415 - an extra, looked for only when a gateway starts
-    except ImportError:
-        if wanted is True:
-            raise ConfigError("gateway.uvloop is true, but uvloop is not installed: pip install 'sollol[fast]'") from None
-        return None
-    return uvloop.new_event_loop
+    found = fastest() if wanted else None
+    if found is None and wanted is True:
+        raise ConfigError("gateway.uvloop is true, but uvloop is not installed: pip install 'sollol[fast]'")
+    return found
 
 
 def _node_settings(host: str | Mapping[str, Any]) -> NodeSettings:

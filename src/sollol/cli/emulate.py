@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from sollol.core.types import NodeKind
+from sollol.drivers.loops import fastest
 from sollol.emulator import NodeSpec, presets
 from sollol.emulator.server import EmulatedCluster
 
@@ -74,10 +75,7 @@ async def _run(specs: Sequence[NodeSpec], host: str, port: int, *, as_json: bool
 
 def run_forever(specs: Sequence[NodeSpec], host: str, port: int, *, as_json: bool) -> None:
     """Run the nodes until a signal; on uvloop where it is installed."""
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with suppress(ImportError):
-        from uvloop import new_event_loop as factory  # noqa: PLC0415 - optional
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=fastest()) as runner:
         runner.run(_run(specs, host, port, as_json=as_json))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from .loops import LoopFactory
+
 T = TypeVar("T")
 Serve = Callable[[Future[T]], Coroutine[Any, Any, None]]
 
@@ -24,7 +26,7 @@ class LoopThread(Generic[T]):
         *,
         name: str,
         daemon: bool = False,
-        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        loop_factory: LoopFactory | None = None,
     ) -> None:
         self._serve = serve
         self._loop_factory = loop_factory

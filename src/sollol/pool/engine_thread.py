@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from sollol.drivers.loop_thread import LoopThread
+from sollol.drivers.loops import fastest
 from sollol.errors import ShuttingDown, SollolError
 from sollol.pool.async_pool import AsyncPool
 
@@ -22,7 +23,7 @@ class EngineThread(LoopThread[None]):
     """Runs ``pool`` until `close`. The thread is a daemon: it does not keep a process alive."""
 
     def __init__(self, pool: AsyncPool) -> None:
-        super().__init__(self._work, name="sollol pool", daemon=True)
+        super().__init__(self._work, name="sollol pool", daemon=True, loop_factory=fastest())
         self.process = os.getpid()
         self.closed = False
         self._pool = pool
