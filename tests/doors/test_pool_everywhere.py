@@ -264,6 +264,9 @@ import json, os, sys, threading, time
 began = time.perf_counter()
 import sollol
 imported = time.perf_counter() - began
+from sollol.drivers.loops import fastest
+if fastest() is not None:
+    fastest()().close()  # libuv has one pipe for the whole process, made with the first loop and never closed
 files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 pool = sollol.OllamaPool(nodes=json.loads(sys.argv[1]))
 pool.chat(sys.argv[2], [{"role": "user", "content": "Hello!"}])
