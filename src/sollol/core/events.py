@@ -95,13 +95,6 @@ class TaskRefused(Event, frozen=True):
     reason: str
 
 
-class TaskLeft(Event, frozen=True):
-    """A waiting request's client left, or its deadline passed, before it was sent."""
-
-    task: Task
-    reason: str
-
-
 class AttemptStarted(Event, frozen=True):
     """The request goes to a node now. ``progress`` is counted up by the relay and read by the forecast of remaining work."""
 

@@ -70,11 +70,10 @@ class Rooms:
 
     def given(self, node: str, model: str) -> None:
         """A slot was handed out: when the request in it ends before the next look, there is more room all the same."""
-        seen = self._seen.get(node)
-        if seen is not None:
-            seen.busy += 1
-            running, leaving_for = seen.runners.get(model, (0, ""))
-            seen.runners[model] = (running + 1, leaving_for)
+        seen = self._seen[node]
+        seen.busy += 1
+        running, leaving_for = seen.runners.get(model, (0, ""))
+        seen.runners[model] = (running + 1, leaving_for)
 
     def _changed(self, seen: _Seen, line: Line) -> None:
         node = seen.node
@@ -93,15 +92,15 @@ class Rooms:
             or len(before) > len(seen.runners)
             or (seen.busy != busy and node.shares_slots())
         ):
-            _mark(node, line.active.values(), wake=True)
+            _mark(node, line.active.values())
             return
         if roomier:
-            _mark(node, line.models.get("", ()), wake=True)
+            _mark(node, line.models.get("", ()))
         now = seen.runners
         for model in before.keys() | now.keys():
             was, runs = before.get(model, (0, "")), now.get(model, (0, ""))
             if was != runs or (model in before) is not (model in now):
-                _mark(node, line.models.get(model, ()), wake=runs[0] <= was[0])
+                _mark(node, line.models.get(model, ()))
 
     def _note_breaker(self, seen: _Seen) -> None:
         if seen.health is Health.OPEN:
@@ -113,13 +112,12 @@ class Rooms:
         """An interval of a breaker that is over is news that no event tells."""
         for node in [node for node, due in self._open.items() if due <= now]:
             del self._open[node]
-            _mark(node, line.active.values(), wake=True)
+            _mark(node, line.active.values())
 
 
-def _mark(node: NodeState, groups: Iterable[Group], wake: bool) -> None:
+def _mark(node: NodeState, groups: Iterable[Group]) -> None:
     for group in groups:
         term = group.by_node.get(node.id)
         if term is not None:
             term.version = -1
-            if wake:
-                group.awake = True
+            group.awake = True

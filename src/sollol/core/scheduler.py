@@ -82,13 +82,6 @@ class Scheduler:
         entry = self._line.entries.get(task.id)
         return 0 if entry is None else 1 + self._line.ahead(entry)
 
-    def clients(self) -> dict[str, int]:
-        """How many requests of each client wait."""
-        counted: dict[str, int] = {}
-        for entry in self._line.entries.values():
-            counted[entry.task.client] = counted.get(entry.task.client, 0) + 1
-        return counted
-
     def queued(self, task: Task, now: float) -> Queued:
         """Where a request stands that waits: position, expected start, why; and remember that for its reply."""
         self._queue_fresh()

@@ -20,7 +20,7 @@ from sollol.core.events import (
     NodeSurveyed,
     ProbeFailed,
     TaskEnded,
-    TaskLeft,
+    TaskRefused,
     Unloaded,
 )
 from sollol.core.types import Counters, Health, Kind, NodeKind, Progress, Prompt, Resident
@@ -356,7 +356,7 @@ def test_health_changes_are_handed_out():
     assert (up.old, up.new) == (Health.DOWN, Health.UP)
     (drained,) = state.apply(NodeChanged(4.0, a_node("a", draining=True)))
     assert drained.new is Health.DRAINING
-    assert state.apply(TaskLeft(5.0, a_task(1), "gone")) == []
+    assert state.apply(TaskRefused(5.0, a_task(1), 503, "full")) == []
 
 
 def test_events_about_nodes_nobody_knows_are_ignored():

@@ -91,13 +91,6 @@ def test_reason_names_a_few_nodes_only():
     assert text == "a: draining; b: draining; c: draining; and 2 more"
 
 
-def test_clients_are_counted():
-    cluster = learned("a")
-    for client in ("p", "p", "q", "p"):
-        cluster.arrive(client=client)
-    assert cluster.queue.clients() == {"p": 2, "q": 1}
-
-
 # --- full
 
 
