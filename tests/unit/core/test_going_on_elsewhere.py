@@ -6,15 +6,8 @@ import pytest
 from msgspec.structs import replace
 from tests.support.core_cluster import Cluster, a_model, a_survey, a_task, counters
 
-from sollol.core.resuming import continues, same, unfit
-from sollol.core.types import Dialect, NodeKind
-
-@pytest.mark.parametrize("kind", NodeKind)
-@pytest.mark.parametrize("dialect", [Dialect.OLLAMA, Dialect.OPENAI])
-def test_only_where_a_node_tells_the_prompt_as_its_model_sees_it(kind: NodeKind, dialect: Dialect) -> None:
-    task = replace(a_task(1), dialect=dialect)
-    assert continues(task, kind) is (kind in {NodeKind.OLLAMA, NodeKind.LLAMACPP})
-
+from sollol.core.resuming import same, unfit
+from sollol.core.types import NodeKind
 
 MODEL = a_model("m", 100, digest="abc")
 NAMELESS = a_model("m", 100)
