@@ -16,7 +16,7 @@ from sollol.core.scheduler import Scheduler
 from sollol.core.state import ClusterState
 from sollol.core.types import Cost, Decision, Model, NodeKind, Task
 from sollol.engine.attempt import Plan
-from sollol.engine.engine import Engine, Subscription
+from sollol.engine.engine import Engine
 from sollol.engine.judge import judge, outcome_of
 from sollol.engine.pipeline import Handler, Outcome, compose
 from sollol.engine.plan import plan
@@ -45,28 +45,6 @@ def engine() -> Engine:
 
 
 # --- events
-
-
-def test_a_subscription_that_is_full_drops_the_oldest_and_counts() -> None:
-    made = engine()
-    subscription = made.subscribe(3)
-    for number in range(5):
-        made.publish(NodeAdded(float(number), a_node(f"n{number}")))
-    assert [event.at for event in subscription.take()] == [2.0, 3.0, 4.0]
-    assert subscription.dropped == 2
-    assert subscription.take() == []
-    made.publish(NodeAdded(9.0, a_node("n9")))
-    assert (len(subscription.take()), subscription.dropped) == (1, 2)
-    made.unsubscribe(subscription)
-    made.publish(NodeAdded(10.0, a_node("n10")))
-    assert subscription.take() == []
-
-
-def test_one_who_is_slow_holds_up_nobody() -> None:
-    subscription = Subscription(1)
-    for number in range(10):
-        subscription.put(NodeAdded(float(number), a_node("a")))
-    assert (subscription.dropped, len(subscription.take())) == (9, 1)
 
 
 def test_who_listens_hears_only_the_kinds_that_it_names_and_after_the_change() -> None:

@@ -1,6 +1,6 @@
 """Everything that changes the state of the cluster or can be observed. ``at`` is the engine's clock in seconds.
 
-Only `Engine.publish` hands these to `ClusterState.apply`; metrics, logs and dashboards subscribe to the same events.
+Only `Engine.publish` hands these to `ClusterState.apply`; metrics, logs and dashboards listen to the same events.
 """
 
 from __future__ import annotations

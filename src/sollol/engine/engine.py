@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from functools import cached_property
 
@@ -15,29 +14,10 @@ from sollol.core.state import ClusterState
 Listener = Callable[[Event], None]
 
 
-class Subscription:
-    """A bounded view of the events for someone who may be slow: the oldest are dropped, and counted, when it is full."""
-
-    def __init__(self, size: int) -> None:
-        self._events: deque[Event] = deque(maxlen=size)
-        self.dropped = 0
-
-    def put(self, event: Event) -> None:
-        if len(self._events) == self._events.maxlen:
-            self.dropped += 1
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        """Everything that came since the last call, oldest first."""
-        events = list(self._events)
-        self._events.clear()
-        return events
-
-
 class Engine:
     """State, queue and transport of one cluster, used from one event loop only.
 
-    `listen` is for observers that are quick and never fail (metrics, the request log); whoever may be slow subscribes.
+    `listen` is for observers that are quick and never fail (metrics, the request log).
     ``stopped`` is true once running requests are being ended because the gateway stops.
     """
 
@@ -49,7 +29,6 @@ class Engine:
         self.stopped = False
         self._listeners: list[tuple[Listener, frozenset[type[Event]]]] = []
         self._by_type: dict[type[Event], tuple[Listener, ...]] = {}
-        self._subscriptions: list[Subscription] = []
 
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -61,23 +40,12 @@ class Engine:
         self._listeners.append((listener, frozenset(kinds)))
         self._by_type.clear()
 
-    def subscribe(self, size: int = 1_000) -> Subscription:
-        subscription = Subscription(size)
-        self._subscriptions.append(subscription)
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.remove(subscription)
-
     def publish(self, event: Event) -> None:
         """State first, then the observers. A change of a node's health follows as an event of its own."""
         changes = self.state.apply(event)
         listeners = self._by_type.get(type(event))
         for listener in self._who_hears(type(event)) if listeners is None else listeners:
             listener(event)
-        if self._subscriptions:
-            for subscription in self._subscriptions:
-                subscription.put(event)
         if changes:
             for change in changes:
                 self.publish(change)
