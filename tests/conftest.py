@@ -1,4 +1,4 @@
-"""What all tests share. No test looks for nodes outside this machine, and none leaves a thread behind."""
+"""What all tests share. No test looks for nodes outside this machine, and none leaves a thread or a task behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from tests.support.left_tasks import watch
 from tests.support.llama_cpp import HOW, LlamaServer, find_llama_server
 from tests.support.need import in_ci, require
 
@@ -21,6 +22,7 @@ settings.register_profile("person", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if in_ci() else "person")
 
+left_tasks = watch()
 CLIENT_PACKAGES = ("ollama", "openai", "anthropic", "langchain_ollama", "langchain_openai", "llama_index", "litellm")
 
 
@@ -48,6 +50,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("clients"):
         missing = [name for name in CLIENT_PACKAGES if importlib.util.find_spec(name) is None]
         require(not missing, f"client packages {', '.join(missing)}: run `make test`, which installs them")
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test after which a task of ours ran on until its loop was closed, in this thread or another."""
+    left_tasks.taken()
+    yield
+    names = left_tasks.taken()
+    assert not names or request.node.get_closest_marker("leaves_tasks"), f"tasks left running: {names}"
 
 
 @pytest.fixture(autouse=True)

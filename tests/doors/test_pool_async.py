@@ -363,6 +363,7 @@ async def test_closing_ends_what_runs_and_says_so():
         await pool.aclose()
 
 
+@pytest.mark.leaves_tasks  # a loop that ends is how many a program ends its pool
 def test_one_loop_after_another():
     with Machines([SPEC]) as machines:
         pool = AsyncPool(machines.urls)
