@@ -39,8 +39,7 @@
     ├── BatchError                      502    (RuntimeError) some items of a batch have no result
     └── ClientGone                             the client left; nobody reads this
 
-``status`` is the HTTP status at the door. ``retry_elsewhere`` says whether another node may be tried, ``blames_node`` whether
-the failure counts against the node's health.
+``status`` is the HTTP status at the door. ``retry_elsewhere`` says whether another node may be tried.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ class SollolError(Exception):
 
     status = 500
     retry_elsewhere = False
-    blames_node = False
 
 
 class ConfigError(SollolError, ValueError):
@@ -181,7 +179,6 @@ class NodeError(SollolError):
 
     status = 502
     retry_elsewhere = True
-    blames_node = True
 
     def __init__(self, node: str, text: str) -> None:
         self.node = node
@@ -206,8 +203,6 @@ class NodeBusy(NodeError):
 class NodeLoading(NodeBusy):
     """The node is up and loads its model."""
 
-    blames_node = False
-
 
 class NodeFailed(NodeError):
     """The node answered another 5xx; ``node_status`` and ``body`` are what it said."""
@@ -226,14 +221,12 @@ class ModelGone(NodeError):
     """The catalogue said that the node has the model; the node says 404."""
 
     status = 404
-    blames_node = False
 
 
 class CannotCarry(NodeError):
     """The request holds something that cannot be said in the node's dialect; ``refusal`` is what the client is told."""
 
     status = 400
-    blames_node = False
 
     def __init__(self, node: str, refusal: RequestError) -> None:
         self.refusal = refusal
@@ -267,7 +260,6 @@ class BrokeMidStream(SollolError):
     """The node failed after part of the answer had been sent on."""
 
     status = 502
-    blames_node = True
 
     def __init__(self, node: str, text: str) -> None:
         self.node = node
