@@ -7,11 +7,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from sollol.core.types import Dialect, Kind
+from sollol.core.types import Dialect
 from sollol.errors import BadRequest, Untranslatable
 
 from ..fates import OPTIONS, SAMPLERS, TABLES, Fate
-from ..fields import inputs, present
+from ..fields import present
 from ..neutral import Asked, Choice, Tool
 from ..prompts import NOTHING
 from ..unreadable import UNREADABLE
@@ -192,12 +192,3 @@ def chosen(asked: Asked) -> list[Tool]:
     if not tools:
         raise BadRequest(f"tool_choice names no tool of this request: {', '.join(choice.only)}")
     return tools
-
-
-def embed_inputs(asked: Asked, raw: Raw, *, tokens: bool) -> Asked:
-    """Set the texts to embed. ``tokens``: numbers of tokens are allowed for."""
-    asked.kind = Kind.EMBED
-    number, _ = inputs(raw, tokens=False) if not tokens else inputs(raw, tokens=True)
-    if raw is not NOTHING and present(raw):
-        asked.inputs, asked.number = raw, number
-    return asked

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 from sollol.core.types import Dialect, Kind
 from sollol.errors import BadRequest, Untranslatable
 
+from ..fields import inputs
 from ..neutral import (
     Asked,
     Call,
@@ -29,7 +30,6 @@ from ..prompts import NOTHING, starts
 from .body import (
     Fields,
     cannot,
-    embed_inputs,
     fields_of,
     form_of,
     has,
@@ -253,7 +253,8 @@ def _parse_embed(fields: Fields) -> Asked:
     raw = fields.get("input", NOTHING)
     if starts(raw) == b"[" and bytes(memoryview(raw)[1:64]).lstrip()[:1] not in (b'"', b"]"):
         raise cannot("input", "token numbers of one engine mean nothing to another")
-    asked = embed_inputs(Asked(Kind.EMBED, stream=False), raw, tokens=False)
+    number, _ = inputs(raw, tokens=False)
+    asked = Asked(Kind.EMBED, stream=False, inputs=raw, number=number)
     asked.dimensions = whole(fields, "dimensions")
     asked.base64 = text(fields, "encoding_format") == "base64"
     asked.model = text(fields, "model")
