@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .node import NodeState
-from .types import Dialect, Model, NodeKind, Task
+from .types import Model, NodeKind
 
-_RENDERED = frozenset({Dialect.OLLAMA, Dialect.OPENAI})
+_RENDERERS = frozenset({NodeKind.OLLAMA, NodeKind.LLAMACPP})
 
 
-def continues(task: Task, kind: NodeKind) -> bool:
-    """Whether an answer to ``task`` that such a node began can be continued: the prompt can be had as the model sees it.
-
-    Ollama's dialect and OpenAI's at Ollama and llama.cpp. Other engines render no prompt for us.
-    """
-    return kind in (NodeKind.OLLAMA, NodeKind.LLAMACPP) and task.dialect in _RENDERED
+def continues(kind: NodeKind) -> bool:
+    """Whether an answer that such a node began can be continued: it tells the prompt as its model sees it."""
+    return kind in _RENDERERS
 
 
 def same(kind: NodeKind, model: Model, node: NodeState) -> bool:

@@ -18,7 +18,6 @@ from sollol.engine.attempt import Attempt, Plan, Refusal, Result, passed_on
 from sollol.engine.engine import Engine
 from sollol.engine.judge import judge, outcome_of
 from sollol.engine.pipeline import Outcome
-from sollol.engine.plain import PlainAttempt
 from sollol.engine.plan import plan
 from sollol.engine.stall import Stalls
 from sollol.engine.story import Rendering, Story, begin, going_on, prompt_of, rendering
@@ -37,7 +36,6 @@ from sollol.errors import (
 )
 from sollol.wire import errors as wire_errors
 from sollol.wire import routing
-from sollol.wire.said_events import SaidEvents
 
 FRESH_SECONDS: Final = 1.0
 """What was asked so short a time before a request came is believed to hold still."""
@@ -172,7 +170,7 @@ class Dispatch:
         if story is None:
             attempt = Attempt(engine, placement, planned, sink, shown)
         else:
-            attempt = PlainAttempt((engine, placement, planned, sink, shown), story.said)
+            attempt = story.attempt((engine, placement, planned, sink, shown), known.kind)
         attempt.exchange = exchange = engine.transport.send(node, planned.outgoing, attempt)
         sink.attach(exchange)
         attempt.think_ahead()
@@ -296,9 +294,10 @@ class Dispatch:
 
     def _break_off(self, decision: Decision, way: _Way, error: SollolError) -> Outcome:
         """The answer had begun and cannot be completed: say so in the words of the client's dialect."""
-        way.sink.data(wire_errors.stream_ending(way.task.dialect, str(error)))
+        story, text = way.story, str(error)
+        made = None if story is None else story.made
+        way.sink.data(wire_errors.stream_ending(way.task.dialect, text) if made is None else made.failure(text))
         way.sink.end()
-        story = way.story
         first, resumed = (story.first_at, story.resumed) if story is not None else (None, 0)
         return Outcome(
             200, "failed", tuple(way.nodes), decision.queued, first, decision=decision, text=str(error), resumed=resumed
@@ -306,14 +305,14 @@ class Dispatch:
 
     def _close(self, decision: Decision, way: _Way, story: Story) -> Outcome:
         """All tokens that were asked for are there; only the end is missing."""
-        said, sink = story.said, way.sink
-        closing = said.closing("length", story.counted())
-        if isinstance(said, SaidEvents) or sink.started:
+        task, sink, made = way.task, way.sink, story.made
+        closing = story.closing(task, self._engine.state.prompt_tokens(task), self._engine.clock.now(), shown=sink.started)
+        if sink.started:
             sink.data(closing)
             sink.end()
         else:
-            said.add(closing)
-            self._show_refusal(decision, Refusal(200, (_JSON,), said.document()), sink)
+            content = _JSON if made is None else (b"content-type", made.content_type)
+            self._show_refusal(decision, Refusal(200, (content,), closing), sink)
         counters = Counters(output_tokens=story.before.tokens, done_reason="length")
         nodes = tuple(way.nodes)
         return Outcome(200, "ok", nodes, decision.queued, story.first_at, counters, decision, resumed=story.resumed)

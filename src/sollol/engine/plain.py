@@ -16,7 +16,7 @@ from sollol.engine.attempt import TRANSLATED_BYTES, Attempt, Plan, Refusal, Resu
 from sollol.engine.engine import Engine
 from sollol.errors import BadReply, NodeError
 from sollol.wire import errors as wire_errors
-from sollol.wire.continuation import Said
+from sollol.wire.continuation import Said, counts, wants_counts
 from sollol.wire.replies import Ending, Watch
 from sollol.wire.said import error_in
 from sollol.wire.said_events import SaidEvents
@@ -35,12 +35,13 @@ Parts = tuple[Engine, Placement, Plan, Sink, Callable[[], Headers]]
 class PlainAttempt(Attempt):
     """An `Attempt` that adds to ``said`` what the client is shown, or will be shown as one document."""
 
-    __slots__ = ("_begun", "_cuts", "_gap", "_gathers", "_rest", "_said")
+    __slots__ = ("_begun", "_cuts", "_gap", "_gathers", "_rest", "_said", "_state")
 
     def __init__(self, parts: Parts, said: Said) -> None:
         Attempt.__init__(self, *parts)
         plan = parts[2]
         self._said = said
+        self._state = parts[0].state
         # A translation lets only whole lines through, and no errors.
         self._cuts = not plan.translated
         self._gap = said.gap if self._cuts else b""
@@ -181,13 +182,17 @@ class PlainAttempt(Attempt):
         if self._gathers and self._complete(ending):
             return
         if said.done and sink.started:
-            rest = said.rest()
+            rest = said.rest(self._counts() if wants_counts(self._task) else None)
             if rest:
                 sink.data(rest)
             sink.end()
             self._finish(Result(status=self._status, sent=True, ending=ending))
         else:
             self._finish(Result(error=error, status=self._status, sent=sink.started, broken=True))
+
+    def _counts(self) -> dict[str, int]:
+        """The counts of an answer whose node did not come to tell them; that of the prompt is an estimate."""
+        return counts(self._state.prompt_tokens(self._task), self._said.tokens)
 
 
 def _content_type(headers: Headers) -> bytes:

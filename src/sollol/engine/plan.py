@@ -7,6 +7,7 @@ from typing import Final
 
 from sollol.core.node import NodeState
 from sollol.core.ports import Header, Outgoing
+from sollol.core.resuming import continues
 from sollol.core.types import Decision, Dialect, Model, NodeKind, Task
 from sollol.engine.attempt import Filter, Plan
 from sollol.wire import forms
@@ -21,6 +22,8 @@ _JSON: Final[Header] = (b"content-type", b"application/json")
 _DOCUMENT: Final = b"application/json; charset=utf-8"
 _OLLAMA_SPEAKERS: Final = frozenset({NodeKind.OLLAMA, NodeKind.SOLLOL})
 _COMPLETIONS: Final = "/v1/completions"
+RETOLD: Final = frozenset({MESSAGES, RESPONSES})
+"""Whose plain answers go on through the one translation that began them, where they are translated."""
 # What every node has that speaks OpenAI's dialect, Ollama included; of other paths a look at the node tells.
 _COMMON: Final = frozenset({"/v1/chat/completions", _COMPLETIONS, "/v1/embeddings"})
 
@@ -65,8 +68,10 @@ def _serves(known: NodeState, task: Task) -> bool:
 
 
 def _translated(task: Task, kind: NodeKind, model: Model | None, extra: tuple[Filter, ...]) -> Plan:
-    made: Translation = translation(task, model.native if model is not None else task.model, kind)
-    watch = watcher(made.dialect, made.path) if task.stream else None
+    # A document of plain text is put together from a stream, where another node could go on with that.
+    gathered = task.plain and not task.stream and task.path in RETOLD and continues(kind)
+    made: Translation = translation(task, model.native if model is not None else task.model, kind, gathered=gathered)
+    watch = watcher(made.dialect, made.path) if task.stream or gathered else None
     headers = (*(header for header in task.headers if header[0] != b"content-type"), _JSON)
     outgoing = Outgoing("POST", made.path, headers, made.body)
     read = partial(document, made.dialect, made.path)

@@ -13,14 +13,17 @@ from sollol.core.ports import Header, Headers, Outgoing, Sent
 from sollol.core.resuming import continues, same, unfit
 from sollol.core.stall import Watched
 from sollol.core.types import Counters, Decision, Dialect, Model, NodeKind, Task
-from sollol.engine.attempt import Filter, Plan
+from sollol.engine.attempt import Attempt, Filter, Plan
 from sollol.engine.judge import judge
-from sollol.engine.plan import asked_of, plan
+from sollol.engine.plain import Parts, PlainAttempt
+from sollol.engine.plan import RETOLD, asked_of, plan
+from sollol.engine.retold import RetoldAttempt
 from sollol.errors import BadReply, CannotCarry, NodeError, RequestError
 from sollol.wire import continuation as wire
 from sollol.wire.errors import message
 from sollol.wire.replies import Ending, document, watcher
 from sollol.wire.routing import Annotate
+from sollol.wire.said import SaidLines
 from sollol.wire.said_events import SaidEvents
 from sollol.wire.translate import Translation, translation
 
@@ -30,16 +33,24 @@ _APPLY: Final = "/apply-template"
 _PROMPT_BYTES: Final = 64 * 1024 * 1024
 
 
+_UNSAID: Final = SaidLines()  # nothing is ever added to it
+
+
 class Story:
-    """One plain answer. ``said`` is what the client was told; ``resumed`` counts how often another node went on."""
+    """One plain answer. ``said`` is what the client was told; ``resumed`` counts how often another node went on.
 
-    __slots__ = ("before", "first_at", "kind", "model", "nodes", "resumed", "said")
+    Where the answer is ``retold``, ``said`` is what the nodes said, and ``made`` the translation by which the client is told.
+    """
 
-    def __init__(self, said: wire.Said) -> None:
-        self._start(said)
+    __slots__ = ("before", "first_at", "kind", "made", "model", "nodes", "resumed", "retold", "said")
+
+    def __init__(self, said: wire.Said | None) -> None:
+        self.retold = said is None
+        self._start(said or _UNSAID)
 
     def _start(self, said: wire.Said) -> None:
         self.said = said
+        self.made: Translation | None = None
         self.kind = NodeKind.OLLAMA
         self.model: Model | None = None
         self.before = wire.Before()
@@ -50,6 +61,18 @@ class Story:
     def forget(self, task: Task) -> None:
         """Nothing of it was shown: the next attempt answers from the start."""
         self._start(wire.said_by(task) or self.said)
+
+    def attempt(self, parts: Parts, kind: NodeKind) -> Attempt:
+        """An attempt at a node of `kind`."""
+        if not self.retold:
+            return PlainAttempt(parts, self.said)
+        made = parts[2].made
+        if made is None or not continues(kind):
+            self._start(_UNSAID)
+            return Attempt(*parts)
+        if not self.begun:
+            self.made, self.said = made, wire.said_at(made.dialect)
+        return RetoldAttempt(parts, self.said)
 
     @property
     def begun(self) -> bool:
@@ -82,7 +105,7 @@ class Story:
             return "thoughts and calls of tools are not continued"
         if not said.tokens:
             return ""
-        if self.model is None or not continues(task, self.kind):
+        if self.model is None or not continues(self.kind):
             return "an answer of this kind of node is not continued"
         try:
             return "its last character is not whole" if said.text.endswith("\ufffd") else ""
@@ -102,6 +125,21 @@ class Story:
         before = self.before
         times = (("total_duration", before.elapsed), ("prompt_eval_duration", before.prefill), ("eval_duration", before.decode))
         return {"eval_count": before.tokens, **{name: round(seconds * wire.NS) for name, seconds in times}}
+
+    def closing(self, task: Task, prompt: float, now: float, *, shown: bool) -> bytes:
+        """The end of an answer whose text is complete; all of a document, of which nothing was ``shown``.
+
+        ``prompt``: about how many tokens the prompt has.
+        """
+        said, made = self.said, self.made
+        usage = wire.counts(prompt, said.tokens) if self.retold or wire.wants_counts(task) else None
+        end = said.closing("length", self.counted(), usage)
+        if made is not None:
+            return made.feed(end, now) + made.finish(now)
+        if shown or isinstance(said, SaidEvents):
+            return end
+        said.add(end)
+        return said.document()
 
     def summed(self, counters: Counters | None) -> Counters | None:
         """The counters of the whole answer, where those of its last part are known."""
@@ -124,7 +162,7 @@ class Story:
 def begin(task: Task) -> Story | None:
     """The story of `task`, if it is one whose answer can be continued or put together."""
     said = wire.said_by(task)
-    return None if said is None else Story(said)
+    return Story(said) if said is not None or task.path in RETOLD else None
 
 
 class Rendering:
@@ -187,12 +225,13 @@ def rendering(task: Task, known: NodeState, story: Story, decision: Decision) ->
         raise CannotCarry(node, RequestError("it does not have the same model as the node that began the answer"))
     if wire.raw_prompt(task, known.kind) is not None:
         return None
-    if known.kind is NodeKind.OLLAMA and task.dialect is Dialect.OPENAI:
+    if known.kind is NodeKind.OLLAMA and task.dialect is not Dialect.OLLAMA:
         made = _translated(task, known)
-        return Outgoing("POST", made.path, task.headers, wire.rendering(wire.as_native(made.body)))
+        body = made.body if story.retold else wire.as_native(made.body)
+        return Outgoing("POST", made.path, task.headers, wire.rendering(body))
     if known.kind is NodeKind.OLLAMA:
         return Outgoing("POST", task.path, task.headers, wire.rendering(_asked(task, known)))
-    body = plan(task, known, decision).outgoing.body
+    body = _translated(task, known).body if story.retold else plan(task, known, decision).outgoing.body
     return Outgoing("POST", _APPLY, (*task.headers, _JSON), wire.template_body(body))
 
 
@@ -212,6 +251,8 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
     # Whoever asked for details gets this one with the others.
     extra: tuple[Filter, ...] = (Annotate(decision, known.node, known.kind, resumed=story.nodes),) if task.details else ()
     told = () if extra else story.nodes
+    if story.made is not None:
+        return _retold(task, known, story, prompt, left)
     if known.kind is NodeKind.OLLAMA and task.dialect is Dialect.OPENAI:
         return _in_events(task, known, story, prompt, left)
     content = b"" if task.stream else b"application/json; charset=utf-8"
@@ -232,6 +273,25 @@ def going_on(task: Task, known: NodeState, story: Story, decision: Decision, pro
     return Plan(outgoing, watch, usual.document, (wire.AsChunks(story.said, story.before, story.nodes),))
 
 
+def _retold(task: Task, known: NodeState, story: Story, prompt: str, left: int | None) -> Plan:
+    """What was translated goes on in the same translation, fed with the rest in the shape of what broke off."""
+    made = story.made
+    assert made is not None
+    body = _translated(task, known).body
+    headers = (*(header for header in task.headers if header[0] != b"content-type"), _JSON)
+    if known.kind is NodeKind.OLLAMA:
+        outgoing = Outgoing("POST", _GENERATE, headers, wire.going_on(body, prompt, left))
+        watch = watcher(Dialect.OLLAMA, _GENERATE)
+        shape: tuple[Filter, ...] = (wire.AsChat(), wire.Sum(story.before, translated=False))
+    else:
+        outgoing = Outgoing("POST", wire.COMPLETIONS, headers, wire.completing(body, prompt, left))
+        watch = watcher(Dialect.OPENAI, wire.COMPLETIONS)
+        assert isinstance(story.said, SaidEvents)
+        shape = (wire.AsChunks(story.said, story.before),)
+    made.resumed(story.nodes)
+    return Plan(outgoing, watch, _native, shape, made.content_type, made.error, made=made)
+
+
 def _in_events(task: Task, known: NodeState, story: Story, prompt: str, left: int | None) -> Plan:
     """A stream of OpenAI's dialect goes on at an Ollama node, which is asked in its own."""
     made = _translated(task, known)
@@ -245,7 +305,8 @@ def _in_events(task: Task, known: NodeState, story: Story, prompt: str, left: in
 
 def _translated(task: Task, known: NodeState) -> Translation:
     model = known.models.get(task.model)
-    return translation(task, model.native if model is not None else task.model, NodeKind.OLLAMA)
+    native = model.native if model is not None else task.model
+    return translation(task, native, known.kind, gathered=not task.stream)
 
 
 def _asked(task: Task, known: NodeState) -> bytes:

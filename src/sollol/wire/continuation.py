@@ -53,6 +53,32 @@ def said_by(task: Task) -> Said | None:
     return SaidEvents() if task.stream and task.path in (CHAT_COMPLETIONS, COMPLETIONS) else None
 
 
+def said_at(dialect: Dialect) -> Said:
+    """The record of what a node says in `dialect`, where that is told in another one."""
+    return SaidLines() if dialect is Dialect.OLLAMA else SaidEvents(sign=False)
+
+
+def counts(prompt: float, tokens: int) -> dict[str, int]:
+    """The usage of an answer whose node told none: of the ``prompt`` it is only guessed how many tokens it has."""
+    return {"prompt_tokens": max(1, round(prompt)), "completion_tokens": tokens}
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Usage(Struct):
+    stream_options: _StreamOptions | None = None
+
+
+def wants_counts(task: Task) -> bool:
+    """Whether a stream of OpenAI's older paths is to end with its counts. The body is read anew: few are asked for this."""
+    if task.dialect is not Dialect.OPENAI or b"include_usage" not in task.body:
+        return False
+    seen = msgspec.json.decode(task.body, type=_Usage).stream_options
+    return seen is not None and seen.include_usage is True
+
+
 class _Raw(Struct):
     raw: bool | None = None
     prompt: str | None = None
@@ -212,10 +238,10 @@ class Sum:
 
 class AsChunks:
     """Events of /v1/completions, or translated ones, as those of the stream that broke off: its id, its shape, the sum of its
-    usage, and no second beginning. The one with the end tells which ``nodes`` said the beginning.
+    usage, and no second beginning. The one with the end tells which ``nodes`` said the beginning, unless they are left out.
     """
 
-    def __init__(self, said: SaidEvents, before: Before, nodes: Sequence[str]) -> None:
+    def __init__(self, said: SaidEvents, before: Before, nodes: Sequence[str] = ()) -> None:
         self._nodes = nodes
         self._head = said.head
         self._chat = bytes(said.head.get("object", Raw(b""))) != b'"text_completion"'
@@ -249,7 +275,7 @@ class AsChunks:
             choices = [choice for choice in choices if isinstance(choice, dict)]
             if self._chat:
                 told["choices"] = [_chat_choice(choice) for choice in choices]
-            if any(choice.get("finish_reason") for choice in choices):
+            if self._nodes and any(choice.get("finish_reason") for choice in choices):
                 told[DETAILS] = {"resumed_from": self._nodes}
         return event({**told, **self._head})
 

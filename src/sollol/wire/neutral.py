@@ -141,7 +141,8 @@ class End(Struct):
     """What is known when an answer ends. Counts are tokens, durations seconds; None where the node does not say.
 
     ``finish`` is "stop", "length", "tool_calls", "content_filter", or empty while the answer has no end. ``created`` is the
-    node's calendar, in seconds. ``stopped_by`` is the stop sequence that ended the answer.
+    node's calendar, in seconds. ``stopped_by`` is the stop sequence that ended the answer. ``resumed_from`` names the nodes
+    that said its beginning.
     """
 
     finish: str = ""
@@ -154,6 +155,7 @@ class End(Struct):
     decode: float | None = None
     created: float | None = None
     stopped_by: str | None = None
+    resumed_from: Sequence[str] = ()
 
 
 # --- what parsers of every dialect need

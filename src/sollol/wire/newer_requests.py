@@ -13,7 +13,7 @@ from sollol.errors import BadRequest
 
 from . import forms
 from .control import Control
-from .fields import decode, option, present, settled
+from .fields import decode, none_present, option, present, settled, type_of
 from .peek import NO_NEEDS, Peek, dialect_of, model_of, priority_of
 from .prompts import NOTHING, Message, count, of_messages, of_texts, starts
 
@@ -36,6 +36,8 @@ class _Messages(_Hosted):
     messages: list[Message] | None = None
     system: Raw = NOTHING
     max_tokens: Raw = NOTHING
+    thinking: Raw = NOTHING
+    output_config: Raw = NOTHING
 
 
 class _Item(Struct):
@@ -51,6 +53,17 @@ class _Responses(_Hosted):
     input: Raw = NOTHING
     instructions: Raw = NOTHING
     max_output_tokens: Raw = NOTHING
+    reasoning: Raw = NOTHING
+    text: Raw = NOTHING
+    include: Raw = NOTHING
+    top_logprobs: Raw = NOTHING
+    previous_response_id: Raw = NOTHING
+
+
+class _Text(Struct):
+    """What a response is to be like."""
+
+    format: Raw = NOTHING
 
 
 class _Rerank(Struct):
@@ -69,7 +82,9 @@ def _read_messages(path: str, body: bytes, asked: Control) -> Peek:
     if system.chars:
         marks = tuple((chars + system.chars, mark) for chars, mark in prompt.boundaries)
         prompt = Prompt(prompt.chars + system.chars, prompt.images + system.images, marks)
-    return _peek(seen, path, body, asked, prompt=prompt, limit=seen.max_tokens)
+    thinks = present(seen.thinking) and type_of(seen.thinking) != "disabled"
+    plain = not thinks and none_present(seen.output_config)
+    return _peek(seen, path, body, asked, prompt=prompt, limit=seen.max_tokens, plain=plain)
 
 
 def _read_responses(path: str, body: bytes, asked: Control) -> Peek:
@@ -84,10 +99,19 @@ def _read_responses(path: str, body: bytes, asked: Control) -> Peek:
         prompt = of_messages([Message("system", seen.instructions), *said], seen.tools)
     else:
         prompt = of_texts((seen.tools, seen.instructions, seen.input))
-    return _peek(seen, path, body, asked, prompt=prompt, limit=seen.max_output_tokens)
+    plain = none_present(seen.reasoning, seen.include, seen.top_logprobs, seen.previous_response_id) and not _formed(seen.text)
+    return _peek(seen, path, body, asked, prompt=prompt, limit=seen.max_output_tokens, plain=plain)
 
 
-def _peek(seen: _Hosted, path: str, body: bytes, asked: Control, *, prompt: Prompt, limit: Raw) -> Peek:
+def _formed(text: Raw) -> bool:
+    """Whether a response is to be JSON."""
+    if not present(text):
+        return False
+    wanted = _text(bytes(text)).format if starts(text) == b"{" else text
+    return present(wanted) and type_of(wanted) != "text"
+
+
+def _peek(seen: _Hosted, path: str, body: bytes, asked: Control, *, prompt: Prompt, limit: Raw, plain: bool) -> Peek:
     needs = frozenset({"tools"}) if present(seen.tools) else NO_NEEDS
     if prompt.images:
         needs |= {"vision"}
@@ -103,6 +127,7 @@ def _peek(seen: _Hosted, path: str, body: bytes, asked: Control, *, prompt: Prom
         max_tokens=option(limit),
         needs=needs,
         prompt=prompt,
+        plain=plain and not needs,
         repeatable=settled(seen.temperature, NOTHING),
     )
 
@@ -145,6 +170,7 @@ def _read_transcription(path: str, body: bytes, asked: Control) -> Peek:
 _messages: Final = msgspec.json.Decoder(_Messages)
 _responses: Final = msgspec.json.Decoder(_Responses)
 _items: Final = msgspec.json.Decoder(list[_Item])
+_text: Final = msgspec.json.Decoder(_Text).decode
 _rerank: Final = msgspec.json.Decoder(_Rerank)
 
 READERS: Final[dict[str, Callable[[str, bytes, Control], Peek]]] = {

@@ -167,11 +167,11 @@ class SaidLines:
             return Ending(False)
         return Ending(True, None, of_ollama(ollama_line(self._last)), native=True)
 
-    def rest(self) -> bytes:
+    def rest(self, usage: dict[str, int] | None = None) -> bytes:
         """What an answer that is done still lacks at its end: nothing."""
         return b""
 
-    def closing(self, reason: str, counted: dict[str, int]) -> bytes:
+    def closing(self, reason: str, counted: dict[str, int], usage: dict[str, int] | None = None) -> bytes:
         """A last line for what was said already, made of its last line so far."""
         self.read()
         fields = _fields(self._last)

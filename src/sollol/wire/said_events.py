@@ -16,6 +16,11 @@ _ERRORS: Final = (b'data: {"error"', b'data:{"error"', b"error: {", b"error:{")
 _ENDS: Final = (b"\n\n", b"\n\r\n")
 # With an event like this Ollama ends the stream of an engine that died.
 _NAMELESS: Final = b'"model":""'
+_NOTHING: Final = Raw(b"null")
+
+
+Usage = dict[str, int]
+"""``prompt_tokens`` and ``completion_tokens``."""
 
 
 class _Delta(Struct):
@@ -33,6 +38,7 @@ class _Choice(Struct):
 
 class _Event(Struct):
     choices: list[_Choice] = []
+    usage: Raw = _NOTHING
 
 
 _event: Final = msgspec.json.Decoder(_Event).decode
@@ -43,23 +49,23 @@ class SaidEvents:
     """The events of /v1/chat/completions or /v1/completions, with the attributes of `SaidLines`; `add` takes whole events.
 
     ``head`` holds what all events of one answer repeat: id, object, created, model. An event with ``sign`` in it ends a stream
-    that broke; it is empty where nothing is such a sign.
+    that broke; it is empty where nothing is such a sign. ``sign`` false: these are not the events of an Ollama node.
     """
 
-    __slots__ = ("_closed", "_pieces", "_said", "_size", "done", "head", "plain", "sign", "tokens")
+    __slots__ = ("_closed", "_counted", "_pieces", "_said", "_size", "done", "head", "plain", "sign", "tokens")
 
     gap = b"\n\n"
 
-    def __init__(self) -> None:
+    def __init__(self, sign: bool = True) -> None:
         self._pieces: list[bytes] = []
         self._said: list[str] = []
-        self._closed = False
+        self._closed = self._counted = False
         self._size = 0
         self.head: dict[str, Raw] = {}
         self.tokens = 0
         self.plain = True
         self.done = False
-        self.sign = _NAMELESS
+        self.sign = _NAMELESS if sign else b""
 
     def add(self, events: bytes) -> None:
         """Take in what the client is shown."""
@@ -109,11 +115,13 @@ class SaidEvents:
                 self.head = {
                     name: value for name, value in _fields(data).items() if name not in ("choices", "usage", "timings")
                 }
-            choices = _event(data).choices
+            seen = _event(data)
         except UNREADABLE:
             self.plain = False
             return
-        for choice in choices:
+        if len(seen.usage) > len(_NOTHING):
+            self._counted = True
+        for choice in seen.choices:
             self._note(choice)
 
     def _note(self, choice: _Choice) -> None:
@@ -132,16 +140,23 @@ class SaidEvents:
         self.read()
         return Ending(self.done)
 
-    def rest(self) -> bytes:
-        """What an answer that is done still lacks at its end."""
+    def rest(self, usage: Usage | None = None) -> bytes:
+        """What an answer that is done still lacks at its end; its counts, if they are due: ``usage``."""
         self.read()
-        return b"" if self._closed else b"data: [DONE]\n\n"
+        return b"" if self._closed else self._counts(usage) + b"data: [DONE]\n\n"
 
-    def closing(self, reason: str, counted: dict[str, int]) -> bytes:
+    def closing(self, reason: str, counted: dict[str, int], usage: Usage | None = None) -> bytes:
         """The end of an answer whose text is complete."""
         chat = bytes(self.head.get("object", Raw(b""))) != b'"text_completion"'
         choice: dict[str, Any] = {"index": 0, "delta": {}} if chat else {"text": "", "index": 0}
-        return event({**self.head, "choices": [{**choice, "finish_reason": reason}]}) + b"data: [DONE]\n\n"
+        last = event({**self.head, "choices": [{**choice, "finish_reason": reason}]})
+        return last + self._counts(usage) + b"data: [DONE]\n\n"
+
+    def _counts(self, usage: Usage | None) -> bytes:
+        if usage is None or self._counted:
+            return b""
+        counts = {**usage, "total_tokens": sum(usage.values())}
+        return event({**self.head, "choices": [], "usage": counts})
 
 
 def event(data: dict[str, Any]) -> bytes:

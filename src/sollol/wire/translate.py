@@ -6,7 +6,7 @@ Every request is parsed into a neutral one and rendered from it, every reply rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from sollol.core.types import Dialect, Kind, NodeKind, Task
@@ -39,6 +39,8 @@ _NDJSON: Final = b"application/x-ndjson"
 _EVENTS: Final = b"text/event-stream"
 _JSON: Final = {Dialect.OLLAMA: b"application/json; charset=utf-8"}
 _OLLAMA_SPEAKERS: Final = frozenset({NodeKind.OLLAMA, NodeKind.SOLLOL})
+GATHERED_BYTES: Final = 64 << 20
+"""A stream of a node that should become a document ends in an error when it is longer."""
 
 
 class Translation(Protocol):
@@ -74,9 +76,14 @@ class Translation(Protocol):
         """The last bytes of a stream that broke; they fit to what was sent before (events are numbered on)."""
         ...
 
+    def resumed(self, nodes: Sequence[str]) -> None:
+        """What is fed from now on comes from another node and goes on after what ``nodes`` said; its counts are the whole's."""
+        ...
 
-def translation(task: Task, native: str, kind: NodeKind = NodeKind.LLAMACPP) -> Translation:
-    """The translation for `task` on a node of `kind` that calls the model `native`.
+
+def translation(task: Task, native: str, kind: NodeKind = NodeKind.LLAMACPP, *, gathered: bool = False) -> Translation:
+    """The translation for `task` on a node of `kind` that calls the model `native`. ``gathered``: the client wants a document,
+    and the node is asked for a stream; `Translation.feed` gives nothing then, and `Translation.finish` the document.
 
     Raises `Untranslatable` for what cannot be carried over and changes the answer (and for paths that are not translated, or
     that the node speaks itself), `BadRequest` for wrong types.
@@ -85,10 +92,10 @@ def translation(task: Task, native: str, kind: NodeKind = NodeKind.LLAMACPP) -> 
     parse = _PARSERS[node].get(task.path)
     if parse is None:
         raise Untranslatable(f"{task.path} cannot be answered by this kind of node")
-    asked = parse(task.path, task.body, task.stream)
+    asked = parse(task.path, task.body, task.stream or gathered)
     if asked.kind is Kind.EMBED:
         return _Embedding(task, asked, native, kind)
-    return _Text(task, asked, native, kind)
+    return (_Gathered if gathered else _Text)(task, asked, native, kind)
 
 
 _Parser = Callable[[str, bytes, bool], Asked]
@@ -158,7 +165,7 @@ class _Asking:
         self.problem: str | None = None
         self._client = dialect_of(task.path)
         stream = _NDJSON if self._client is Dialect.OLLAMA else _EVENTS
-        self.content_type = stream if asked.stream else _JSON.get(self._client, b"application/json")
+        self.content_type = stream if task.stream else _JSON.get(self._client, b"application/json")
         self._name = Name(f"{int(task.arrived * 1e6):x}{task.id:x}", asked.model, task.arrived)
         self.path: str
         self.body: bytes
@@ -211,6 +218,9 @@ class _Text(_Asking):
     def failure(self, text: str, status: int = 502) -> bytes:
         return self._writer.failure(text, status)
 
+    def resumed(self, nodes: Sequence[str]) -> None:
+        self._reader.end.resumed_from = nodes
+
     def _written(self, pieces: list[Piece], now: float) -> bytes:
         if self.problem is not None:
             return b""
@@ -226,6 +236,40 @@ class _Text(_Asking):
         """The node said what cannot be told: the client's stream ends here, and without its end."""
         self.problem = str(error)
         return self._writer.failure(self.problem, 502)
+
+
+class _Gathered(_Text):
+    """A document that is put together from a stream of its node."""
+
+    def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
+        super().__init__(task, asked, native, kind)
+        self._kept: list[Piece] = []
+        self._size = 0
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        self._size += len(data)
+        if self._size > GATHERED_BYTES:
+            self._kept.clear()
+            self.problem = f"a reply of over {GATHERED_BYTES >> 20} MB cannot be kept"
+            return b""
+        return super().feed(data, now)
+
+    def finish(self, now: float) -> bytes:
+        self._written(self._reader.finish(), now)
+        self.problem = self.problem or self._reader.problem
+        if self.problem is not None:
+            return b""
+        whole = Piece("".join([piece.text for piece in self._kept]), "".join([piece.thinking for piece in self._kept]))
+        whole.calls = [call for piece in self._kept for call in piece.calls]
+        try:
+            return self._writer.document(whole, self._reader.end, now)
+        except ValueError as error:
+            self.problem = str(error)
+            return b""
+
+    def _written(self, pieces: list[Piece], now: float) -> bytes:
+        self._kept += pieces
+        return b""
 
 
 class _Embedding(_Asking):
@@ -244,6 +288,9 @@ class _Embedding(_Asking):
 
     def failure(self, text: str, status: int = 502) -> bytes:
         return told(self._client, status, text)[2]
+
+    def resumed(self, nodes: Sequence[str]) -> None:
+        raise Untranslatable("embeddings are not streamed")
 
     def document(self, body: bytes, now: float) -> bytes:
         end = End()

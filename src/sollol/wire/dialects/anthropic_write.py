@@ -11,7 +11,7 @@ from sollol.core.types import Dialect
 
 from ..errors import told
 from ..neutral import CallPiece, End, Piece, arguments_object
-from .calls import Calls, Name
+from .calls import Calls, Name, resumption
 
 _STOPS: Final = {
     "length": "max_tokens",
@@ -85,7 +85,7 @@ class MessagesWriter:
         out = (b"" if self._begun else self._begin()) + self._stop_block()
         for call in self._calls.whole():
             arguments_object(call.arguments)
-        delta = {"type": "message_delta", "delta": _stop(end), "usage": _usage(end)}
+        delta = {"type": "message_delta", "delta": _stop(end), "usage": _usage(end), **resumption(end)}
         return out + _event(b"message_delta", delta) + _event(b"message_stop", {"type": "message_stop"})
 
     def document(self, piece: Piece, end: End, now: float) -> bytes:
@@ -99,7 +99,7 @@ class MessagesWriter:
             self._calls.add(call)
         for call in self._calls.whole():
             content.append({**_tool_use(call), "input": arguments_object(call.arguments)})
-        return msgspec.json.encode({**self._message(content), **_stop(end), "usage": _usage(end)})
+        return msgspec.json.encode({**self._message(content), **_stop(end), "usage": _usage(end), **resumption(end)})
 
     def failure(self, text: str, status: int) -> bytes:
         """The event that ends a stream which broke."""

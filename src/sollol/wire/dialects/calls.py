@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from ..neutral import CallPiece, End
+from ..routing import DETAILS
 
 
 class Name(Struct):
@@ -26,6 +29,11 @@ class Name(Struct):
     def wall(self, now: float) -> float:
         """`now` on the calendar, in seconds."""
         return (self.offset or 0.0) + now
+
+
+def resumption(end: End) -> dict[str, Any]:
+    """The member of an answer's end that tells which nodes said its beginning; none where one node said it all."""
+    return {DETAILS: {"resumed_from": end.resumed_from}} if end.resumed_from else {}
 
 
 class Calls:

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from ..fields import present
 from ..neutral import Asked, CallPiece, End, Piece
-from .calls import Calls, Name
+from .calls import Calls, Name, resumption
 from .responses_request import echo
 
 _NO_LOGPROBS: Final = Raw(b"[]")
@@ -245,6 +245,7 @@ class ResponsesWriter:
             "error": None,
             **self._echo,
             "usage": None if end is None else _usage(end),
+            **({} if end is None else resumption(end)),
         }
 
 
