@@ -10,12 +10,14 @@ import pytest
 from tests.support.front import Front, Reply, front
 
 from sollol.config import NodeSettings
+from sollol.core import stall
 from sollol.core.events import Event, TaskEnded
 from sollol.core.types import NodeKind
 from sollol.emulator import routes, specs
 from sollol.emulator.presets import LLAMA_8B, same
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
+from sollol.engine import stall as stalls
 
 QUICK = NodeSpec(prefill=1e6, decode=20_000, slots=8, load_gbps=1e6, models=(replace(LLAMA_8B, answer_tokens=24),))
 STORY = "Tell me a story"
@@ -157,3 +159,153 @@ async def test_the_answer_is_that_of_an_unbroken_one_wherever_it_breaks(path: st
                     assert end.counters is not None
                     assert end.counters.output_tokens == count
         assert all(node.stats.in_flight == 0 for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", PATHS)
+async def test_one_that_stands_still_goes_on_too(path: str, kind: NodeKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "QUIET", 0.3)
+    monkeypatch.setattr(stalls, "TICK_SECONDS", 0.05)
+    async with EmulatedCluster(nodes(kind)) as cluster, front(*preferred(cluster)) as gate:
+        for stream in (True, False):
+            body = await body_of(gate, path, stream=stream)
+            truth, _ = read(path, await gate.ask("POST", path, body))
+            text, last = read(path, await first_breaks(cluster, gate, path, {"stall_after": 7}, body))
+            assert text == truth, stream
+            assert last["_sollol_routing"] == {"resumed_from": [cluster.urls[0][7:]]}, stream
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_end_alone_is_written_by_the_gateway_when_no_tokens_are_left(path: str, kind: NodeKind, stream: bool) -> None:
+    limit = "max_tokens" if path == MESSAGES else "max_output_tokens"
+    async with EmulatedCluster(nodes(kind)) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=stream, **{limit: 16})
+        truth, whole = read(path, await gate.ask("POST", path, body))
+        cluster.nodes[0].faults.set(die_after=16)
+        text, last = read(path, await gate.ask("POST", path, body))
+        assert text == truth
+        assert last["usage"]["output_tokens"] == 16
+        assert last["usage"]["input_tokens"] > 0  # how long the prompt was is a guess then
+        reason = last.get("delta", last).get("stop_reason")
+        assert reason == ("max_tokens" if path == MESSAGES else None)
+        assert last.get("status") == whole.get("status")
+        assert cluster.nodes[1].stats.inference == 0  # nobody else was asked
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_answer_that_breaks_twice_is_whole_all_the_same(path: str, stream: bool) -> None:
+    async with EmulatedCluster(nodes(NodeKind.LLAMACPP, 3)) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=stream)
+        truth, whole = read(path, await gate.ask("POST", path, body))
+        ended = listen(gate)
+        for node in cluster.nodes[:2]:
+            node.faults.set(die_after=4)
+        text, last = read(path, await gate.ask("POST", path, body))
+        assert text == truth
+        assert last["usage"]["output_tokens"] == whole["usage"]["output_tokens"]
+        assert (ended[-1].outcome, ended[-1].resumed, len(ended[-1].nodes)) == ("ok", 2, 3)
+        assert len(last["_sollol_routing"]["resumed_from"]) == 2
+
+
+def failure_of(path: str, reply: Reply) -> str:
+    """What the last event of a broken stream says; it fits to those before it."""
+    events = events_of(reply.body)
+    if path == MESSAGES:
+        assert [event["type"] for event in events if event["type"] in ("message_stop", "error")] == ["error"]
+        return str(events[-1]["error"]["message"])
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["type"] in ("response.failed", "error")
+    told = events[-1]["response"]["error"] if "response" in events[-1] else events[-1]
+    return str(told["message"])
+
+
+def deltas(reply: Reply) -> int:
+    """How many pieces of text a broken stream told."""
+    return sum(event["type"] in ("content_block_delta", "response.output_text.delta") for event in events_of(reply.body))
+
+
+REFUSED: dict[str, list[dict[str, Any]]] = {
+    MESSAGES: [
+        {"tools": [TOOL], "tool_choice": {"type": "none"}},
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    ],
+    RESPONSES: [
+        {"tools": [{"type": "function", "name": "look", "parameters": SCHEMA}], "tool_choice": "none"},
+        {"text": {"format": {"type": "json_object"}}},
+        {"reasoning": {"effort": "none"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_is_not_plain_ends_in_the_dialects_error(path: str, number: int) -> None:
+    thinks = replace(QUICK.models[0], capabilities=("completion", "tools", "thinking"))
+    async with EmulatedCluster(nodes(NodeKind.OLLAMA, models=(thinks,))) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=True, **REFUSED[path][number])
+        await gate.ask("POST", path, body)
+        before = cluster.nodes[1].stats.inference
+        cluster.nodes[0].faults.set(die_after=5)
+        reply = await gate.ask("POST", path, body)
+        assert reply.status == 200
+        assert failure_of(path, reply)
+        assert cluster.nodes[1].stats.inference == before
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_node_with_another_model_of_the_name_does_not_go_on(path: str) -> None:
+    specs_of = nodes(NodeKind.OLLAMA)
+    specs_of[1] = replace(specs_of[1], models=(replace(specs_of[1].models[0], digest="e" * 64),))
+    async with EmulatedCluster(specs_of) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=True)
+        cluster.nodes[0].faults.set(die_after=5)
+        reply = await gate.ask("POST", path, body)
+        assert failure_of(path, reply)
+        assert deltas(reply) == 5
+        whole = await gate.ask("POST", path, body | {"stream": False})  # nothing of it was shown: it begins anew
+        text, last = read(path, whole)
+        assert text
+        assert "_sollol_routing" not in last
+        assert whole.header("x-sollol-host") == cluster.urls[1][7:]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", PATHS)
+async def test_where_no_prompt_is_rendered_streams_end_in_an_error_and_documents_begin_anew(path: str, stream: bool) -> None:
+    async with EmulatedCluster(nodes(NodeKind.VLLM)) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=stream)
+        truth = await gate.ask("POST", path, body)
+        cluster.nodes[0].faults.set(die_after=5)
+        reply = await gate.ask("POST", path, body)
+        if stream:
+            assert failure_of(path, reply)
+            assert deltas(reply) == 5
+        else:
+            assert read(path, reply)[0] == read(path, truth)[0]
+
+
+@pytest.mark.parametrize("kind", [NodeKind.LLAMACPP, NodeKind.VLLM])
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_deadline_in_mid_answer_is_told_in_the_event_that_follows(path: str, kind: NodeKind) -> None:
+    async with EmulatedCluster(nodes(kind, 1)) as cluster, front(*cluster.urls) as gate:
+        cluster.nodes[0].faults.set(stall_after=5)
+        reply = await gate.ask("POST", path, await body_of(gate, path, stream=True), {"X-SOLLOL-Timeout": "0.3"})
+        assert "not answered within" in failure_of(path, reply)
+        assert deltas(reply) == 5
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_where_every_node_breaks_the_text_that_was_right_stays(path: str) -> None:
+    async with EmulatedCluster(nodes(NodeKind.OLLAMA)) as cluster, front(*preferred(cluster)) as gate:
+        body = await body_of(gate, path, stream=True)
+        for node in cluster.nodes:
+            node.faults.set(die_after=3)
+        reply = await gate.ask("POST", path, body)
+        assert failure_of(path, reply)
+        assert deltas(reply) == 3  # the other one breaks while it renders
+        document = await gate.ask("POST", path, body | {"stream": False})
+        assert document.status == 502, document.body

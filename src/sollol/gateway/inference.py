@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sollol.core import caching
 from sollol.core.ports import Header, Sink
-from sollol.core.types import Mode, Task
+from sollol.core.types import Dialect, Mode, Task
 from sollol.engine.pipeline import Handler
 from sollol.errors import NoNodeForModel, NoNodes, SollolError
 from sollol.gateway import naming
@@ -87,6 +87,8 @@ class Inference:
 
     async def _answer(self, request: Request, asked: Asked, peek: Peek, sink: Sink) -> None:
         task = self._task(request, peek, asked)
+        if task.dialect is Dialect.RESPONSES and task.stream:
+            sink = _Numbered(sink)
         try:
             await self._pipeline(task, sink)
         except NoNodeForModel as error:
@@ -165,9 +167,34 @@ def _client(request: Request, app: str) -> str:
     return app or request.client
 
 
+class _Numbered:
+    """The sink of a stream whose events are numbered: it keeps the last of them, for whoever has to say one more."""
+
+    __slots__ = ("_data", "_last", "_sink", "abort", "attach", "end", "head")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._data = sink, sink.data
+        self.head, self.end, self.abort, self.attach = sink.head, sink.end, sink.abort, sink.attach
+        self._last = (b"", b"")
+
+    @property
+    def started(self) -> bool:
+        return self._sink.started
+
+    def data(self, data: bytes) -> None:
+        self._last = (self._last[1], data)
+        self._data(data)
+
+    @property
+    def number(self) -> int:
+        """The number of an event that would come now."""
+        return wire_errors.following(b"".join(self._last))
+
+
 def _end_broken(task: Task, sink: Sink, error: SollolError) -> None:
     """The answer had begun: say what happened in the words of the dialect, or break the connection."""
-    words = wire_errors.stream_ending(task.dialect, str(error)) if task.stream else None
+    number = sink.number if isinstance(sink, _Numbered) else 0
+    words = wire_errors.stream_ending(task.dialect, str(error), number=number) if task.stream else None
     if words is None:
         sink.abort()
     else:

@@ -27,6 +27,7 @@ _OPENAI_TYPES: Final = {
     431: "invalid_request_error",
 }
 _ANTHROPIC_TYPES: Final = {**_OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+_NUMBER: Final = re.compile(rb'"sequence_number":\s*(\d{1,18})')  # never in a text, whose quotes are escaped
 _EMBED_PATHS: Final = ("/api/embed", "/api/embeddings", "/v1/embeddings")
 _OLLAMA_NAME: Final = re.compile(
     r"(?:[a-z]+://)?(?:[\w.:-]{1,350}/)?(?:\w[\w-]{0,79}/)?\w[\w.-]{0,79}(?::\w[\w.-]{0,79})?", re.ASCII
@@ -97,6 +98,12 @@ def stream_ending(dialect: Dialect, text: str, status: int = 502, number: int = 
     if dialect is Dialect.OLLAMA:
         return body + b"\n"
     return (b"event: error\n" if dialect is Dialect.ANTHROPIC else b"") + b"data: " + body + b"\n\n"
+
+
+def following(events: bytes) -> int:
+    """The number of the event that comes after `events`, the last ones of a numbered stream; 0 if none of them has one."""
+    numbers = _NUMBER.findall(events)
+    return int(numbers[-1]) + 1 if numbers else 0
 
 
 def _shape(dialect: Dialect, status: int, text: str, request_id: str = "") -> dict[str, Any]:

@@ -172,8 +172,10 @@ class SaidLines:
         return b""
 
     def closing(self, reason: str, counted: dict[str, int], usage: dict[str, int] | None = None) -> bytes:
-        """A last line for what was said already, made of its last line so far."""
+        """A last line for what was said already, made of its last line so far; ``usage`` may tell how long the prompt was."""
         self.read()
+        if usage is not None:
+            counted = {"prompt_eval_count": usage["prompt_tokens"], **counted}
         fields = _fields(self._last)
         empty = {"message": {"role": "assistant", "content": ""}} if "message" in fields else {"response": ""}
         kept = {name: value for name, value in fields.items() if name not in ("message", "response", "done")}
