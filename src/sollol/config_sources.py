@@ -159,13 +159,21 @@ def _find_file(file: str | Path | None, env: Mapping[str, str]) -> tuple[Path | 
     """The file to read, if there is one, and what errors call it."""
     named = file or env.get("SOLLOL_CONFIG", "").strip()
     if named:
-        if not Path(named).is_file():
+        if not _is_file(Path(named)):
             raise ConfigError(f"{named}: there is no such configuration file ({'--config' if file else 'SOLLOL_CONFIG'})")
         return Path(named), str(named)
     for candidate in (Path("sollol.toml"), default_config_file(env)):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate, str(candidate)
     return None, ""
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file for this user: a folder that cannot be entered has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _from_file(path: Path | None, source: str) -> Iterator[_Given]:

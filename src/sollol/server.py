@@ -174,7 +174,7 @@ async def _up(
     with heard(asked):
         async with _opened(config, asked, read=read, tell_log=tell_log) as (gateway, stand_ins):
             _settle_memory()
-            record = write_record(config.data_dir, gateway.address)
+            record = _recorded(config.data_dir, gateway.address, announce)
             demo = stand_ins.start_if_empty if stand_ins is not None else None
             teller = asyncio.create_task(tell(gateway, announce, demo=demo))
             try:
@@ -183,7 +183,8 @@ async def _up(
             finally:
                 teller.cancel()
                 await asyncio.gather(teller, return_exceptions=True)
-                record.unlink(missing_ok=True)
+                if record is not None:
+                    record.unlink(missing_ok=True)
     return 128 + asked.number if asked.number else 0
 
 
@@ -222,6 +223,15 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _recorded(data_dir: Path, address: str, announce: Announce) -> Path | None:
+    """Write the record; where that cannot be, the gateway runs all the same, and says what it does without."""
+    try:
+        return write_record(data_dir, address)
+    except OSError as error:
+        announce(f"note: `sollol down` will not find this gateway: {data_dir} cannot be written ({error.strerror})")
+        return None
 
 
 def write_record(data_dir: Path, address: str) -> Path:

@@ -51,9 +51,11 @@ def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("SOLLOL_DATA_DIR", str(tmp_path / "data"))
     root, threshold = logging.getLogger(), gc.get_threshold()
     handlers, level = root.handlers[:], root.level
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in what runs in the background
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     assert {number: signal.getsignal(number) for number in signals} == signals
+    signal.signal(signal.SIGINT, ctrl_c)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("sollol.requests").setLevel(logging.NOTSET)
@@ -236,6 +238,22 @@ def test_searching_and_finding_nothing_is_said(tmp_path, capsys, monkeypatch):
         assert "requests  none yet" in until_said(capsys, "none yet")
 
     assert during(["up", "--port", "0"], act, folder=tmp_path) == OK
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_not_to_run(capsys, monkeypatch):
+    monkeypatch.setenv("SOLLOL_DATA_DIR", f"{os.devnull}/data")
+    said: list[str] = []
+
+    def end() -> None:
+        said.append(until_said(capsys, "name one with --node URL"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert run(["up", "--port", "0", "--no-discovery"]) == OK
+    ending.join()
+    note = f"note: `sollol down` will not find this gateway: {os.devnull}/data cannot be written (Not a directory)"
+    assert said[0].startswith(f"{note}\nSOLLOL listens on http")
 
 
 def test_lines_of_requests_are_not_for_a_terminal(tmp_path, capsys, monkeypatch):

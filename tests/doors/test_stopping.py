@@ -331,6 +331,7 @@ def test_a_closed_terminal_ends_it_unless_it_was_started_with_nohup(tmp_path):
         if pid == 0:
             os.environ["SOLLOL_DATA_DIR"] = str(tmp_path)
             os.chdir(tmp_path)  # nohup leaves a file behind
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
             os.execvp(before[0] if before else sys.executable, [*before, sys.executable, "-m", "sollol", "up", *arguments])
         return pid, terminal
 

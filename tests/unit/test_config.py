@@ -220,6 +220,14 @@ def test_which_file_is_read():
         load(file="nowhere", environ=env())
 
 
+def test_a_file_that_cannot_be_looked_at_is_not_there():
+    """As in a folder that this user cannot enter; the system has no such name for anybody."""
+    no_name = "x" * 300
+    assert load(environ=env(HOME=f"/{no_name}", XDG_CONFIG_HOME="", APPDATA="")).config.queue.limit == 1_000
+    with pytest.raises(ConfigError, match="there is no such configuration file"):
+        load(file=no_name, environ=env())
+
+
 def test_a_file_that_is_not_text():
     Path("sollol.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"sollol\.toml: not valid TOML"):

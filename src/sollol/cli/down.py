@@ -14,7 +14,6 @@ import click
 import psutil
 
 from sollol.cli.client import GatewayClient
-from sollol.cli.failures import NothingRuns
 from sollol.config_sources import Client, client, load
 from sollol.errors import SollolError
 
@@ -30,8 +29,7 @@ def down(url: str | None) -> None:
     settings = load().config
     patience = settings.gateway.shutdown_seconds + SPARE_SECONDS
     where, pid = _find(settings.data_dir, client(url=url), asked=bool(url))
-    process = _process(pid)
-    os.kill(pid, signal.SIGTERM)  # on Windows this is TerminateProcess: running answers are cut off there
+    process = _asked_to_end(where, pid)
     if not _ended(process, patience):
         raise SollolError(f"The gateway at {where.url} (process {pid}) is still finishing after {patience:.0f} s.")
     click.echo(f"stopped the gateway at {where.url} (process {pid})")
@@ -93,8 +91,15 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _process(pid: int) -> psutil.Process:
+def _asked_to_end(where: Client, pid: int) -> psutil.Process:
     try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        raise NothingRuns(f"process {pid}") from None
+        process = psutil.Process(pid)
+        os.kill(pid, signal.SIGTERM)  # on Windows this is TerminateProcess: running answers are cut off there
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        raise SollolError(
+            f"The gateway at {where.url} says that it is process {pid}, which is not on this machine: "
+            "stop it where it was started."
+        ) from None
+    except PermissionError:
+        raise SollolError(f"The gateway at {where.url} (process {pid}) belongs to another user, who can stop it.") from None
+    return process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -53,7 +52,8 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        # a shell that completes words (resilient parsing) is told nothing
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"There is no command {args[0]!r}. The commands are: {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
 
@@ -75,7 +75,7 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage or settings, 3 no gateway runs.
 
-    ``arguments`` default to those of the process.
+    ``arguments`` default to those of the process. Raises `SystemExit` (1) when nobody reads standard output (`| head`).
     """
     try:
         result = cli.main(arguments, prog_name="sollol", standalone_mode=False)
@@ -91,7 +91,3 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, NothingRuns):
             return NOTHING_RUNS
         return USAGE if isinstance(error, ConfigError) else FAILED
-    except BrokenPipeError:
-        # the reader (`| head`) has enough; without this Python would complain while it closes standard output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED

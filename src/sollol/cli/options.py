@@ -65,8 +65,6 @@ def seconds(value: float | None) -> str:
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     # what a node says of itself must not move the cursor of a terminal
     return "".join(char if char.isprintable() else "?" for char in str(value))
 
