@@ -175,15 +175,24 @@ async def test_the_end_alone_is_written_by_the_gateway_when_no_tokens_are_left(s
         assert cluster.nodes[1].stats.inference == 0  # nobody else was asked
 
 
-async def test_the_end_of_a_stream_of_events_too() -> None:
-    async with EmulatedCluster(nodes()) as cluster, front(*preferred(cluster)) as gate:
-        path, body = body_of("/v1/chat/completions", stream=True, max_tokens=8)
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("kind", [NodeKind.OLLAMA, NodeKind.LLAMACPP])
+@pytest.mark.parametrize("name", ["/v1/chat/completions", "/v1/completions"])
+async def test_the_end_of_a_stream_of_events_too(name: str, kind: NodeKind, wanted: bool) -> None:
+    async with EmulatedCluster(nodes(kind)) as cluster, front(*preferred(cluster)) as gate:
+        path, body = body_of(name, stream=True, max_tokens=8, model=await model_of(gate))
+        if not wanted:
+            del body["stream_options"]
         truth = await gate.ask("POST", path, body)
         cluster.nodes[0].faults.set(die_after=8)
         reply = await gate.ask("POST", path, body)
         assert text_of(reply) == text_of(truth)
         reasons = [choice["finish_reason"] for chunk in chunks_of(reply) for choice in chunk["choices"]]
         assert [reason for reason in reasons if reason] == ["length"]
+        counts = [chunk["usage"] for chunk in chunks_of(reply) if not chunk["choices"]]
+        assert [count["completion_tokens"] for count in counts] == ([8] if wanted else [])
+        if wanted:  # that of the prompt is a guess
+            assert counts[0]["total_tokens"] == counts[0]["prompt_tokens"] + 8 > 8
 
 
 async def test_a_node_with_another_model_of_the_name_does_not_go_on() -> None:

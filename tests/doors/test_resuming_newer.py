@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.canned import LLAMACPP, Canned, canned
 from tests.support.front import Front, Reply, front
 
 from sollol.config import NodeSettings
@@ -309,3 +310,59 @@ async def test_where_every_node_breaks_the_text_that_was_right_stays(path: str) 
         assert deltas(reply) == 3  # the other one breaks while it renders
         document = await gate.ask("POST", path, body | {"stream": False})
         assert document.status == 502, document.body
+
+
+def chunk(finish: str | None = None, **delta: Any) -> bytes:
+    choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return (
+        b"data: " + json.dumps({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": choices}).encode() + b"\n\n"
+    )
+
+
+def streaming(data: bytes) -> dict[str, Canned]:
+    """The replies of a llama.cpp server whose chats are this stream."""
+    return {**LLAMACPP, "/v1/chat/completions": (200, data, {"Content-Type": "text/event-stream"})}
+
+
+CHAT = {"messages": [{"role": "user", "content": STORY}], "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_answer_that_lacks_nothing_but_its_counts_is_complete(path: str, stream: bool) -> None:
+    said = chunk(content="It ") + chunk(content="is.") + chunk(finish="stop")
+    async with canned(streaming(said)) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        text, last = read(path, await gate.ask("POST", path, await body_of(gate, path, stream=stream)))
+        assert text == "It is."
+        assert last["usage"]["output_tokens"] == 2
+        assert last["usage"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_stream_of_chat_completions_gets_its_counts_from_the_gateway_if_it_asked_for_them(wanted: bool) -> None:
+    said = chunk(role="assistant", content="It ") + chunk(content="is.") + chunk(finish="stop")
+    async with canned(streaming(said)) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        asked = {"model": (await body_of(gate, MESSAGES))["model"], "stream": True, **CHAT}
+        if not wanted:
+            del asked["stream_options"]
+        reply = await gate.ask("POST", "/v1/chat/completions", asked)
+        assert reply.body.startswith(said)
+        assert reply.body.endswith(b"data: [DONE]\n\n")
+        rest = reply.body[len(said) : -len(b"data: [DONE]\n\n")]
+        if not wanted:
+            assert rest == b""
+            return
+        counts = json.loads(rest.removeprefix(b"data: "))
+        assert (counts["id"], counts["choices"], counts["usage"]["completion_tokens"]) == ("chatcmpl-1", [], 2)
+        assert counts["usage"]["total_tokens"] == counts["usage"]["prompt_tokens"] + 2 > 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_cannot_be_read_is_told_once_after_what_was_right(path: str) -> None:
+    said = chunk(content="It ") + b"data: {nonsense\n\n" + chunk(content="is.") + chunk(finish="stop") + b"data: [DONE]\n\n"
+    async with canned(streaming(said)) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        reply = await gate.ask("POST", path, await body_of(gate, path, stream=True))
+        assert "not what was asked for" in failure_of(path, reply)
+        assert reply.body.count(b"not what was asked for") == 1
+        document = await gate.ask("POST", path, await body_of(gate, path))
+        assert document.status == 502

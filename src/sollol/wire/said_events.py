@@ -17,6 +17,7 @@ _ENDS: Final = (b"\n\n", b"\n\r\n")
 # With an event like this Ollama ends the stream of an engine that died.
 _NAMELESS: Final = b'"model":""'
 _NOTHING: Final = Raw(b"null")
+_NO_COUNT: Final = b'"completion_tokens":0'
 
 
 Usage = dict[str, int]
@@ -119,10 +120,11 @@ class SaidEvents:
         except UNREADABLE:
             self.plain = False
             return
-        if len(seen.usage) > len(_NOTHING):
-            self._counted = True
         for choice in seen.choices:
             self._note(choice)
+        # Ollama tells counts of nothing with every piece of a plain completion.
+        if len(seen.usage) > len(_NOTHING) and (self.done or not seen.choices) and _NO_COUNT not in bytes(seen.usage):
+            self._counted = True
 
     def _note(self, choice: _Choice) -> None:
         delta = choice.delta
