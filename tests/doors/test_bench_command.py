@@ -6,8 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 
 import pytest
@@ -16,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.bench_stub import Seen, bench_stub
 
-from sollol.cli.bench import quantile, render, summarise
+from sollol.cli.bench import _run, quantile, render, summarise
 from sollol.cli.bench_client import Ask, Load, Outcome, Record
 from sollol.cli.main import cli
 from sollol.wire.address import parse_endpoint
@@ -222,6 +225,133 @@ async def test_ctrl_c_prints_what_was_measured() -> None:
         output, _ = await process.communicate()
     assert process.returncode == 130
     assert json.loads(output)["requests"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "stream", "body"),
+    [
+        ("/api/generate", False, {"model": "m", "prompt": "p", "stream": False, "options": {"num_predict": 4}}),
+        ("/api/embed", True, {"model": "m", "input": "p"}),
+        ("/api/embeddings", True, {"model": "m", "prompt": "p"}),
+        ("/v1/embeddings", True, {"model": "m", "input": "p"}),
+        (
+            "/v1/completions",
+            True,
+            {"model": "m", "prompt": "p", "stream": True, "max_tokens": 4, "stream_options": {"include_usage": True}},
+        ),
+    ],
+)
+def test_each_path_has_its_body(path: str, stream: bool, body: dict[str, object]) -> None:
+    assert json.loads(Ask("m", path, "p", stream, 4).body()) == body
+
+
+async def test_events_of_other_kinds_are_passed_over() -> None:
+    """A server may keep the connection busy with comments, number its events, and count the tokens at the end."""
+
+    async def chatty(seen: Seen) -> None:
+        seen.begin("text/event-stream")
+        seen.chunk(": wait\nevent: message\nid: 1\nretry: 5\n\n")
+        seen.chunk('data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[{"text":""}]}\n\n')
+        seen.chunk('data: {"choices":[],"usage":{"completion_tokens":11}}\n\ndata: [DONE]')
+        seen.end()
+
+    async with bench_stub(chatty) as (url, _):
+        load = Load(parse_endpoint(url), Ask("m", "/v1/completions"), asyncio.get_running_loop().time)
+        await load.closed(1, 60, limit=1)
+    [outcome] = load.record.outcomes
+    assert (outcome.error, outcome.tokens) == ("", 11)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ("SSH-2.0\r\n\r\n", "Expected HTTP/"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "JSON, but no object"),
+        ("HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", "502 no"),
+        ('HTTP/1.1 400 Bad\r\nContent-Length: 28\r\n\r\n{"error":{"message":"what"}}', "400 what"),
+        ('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{"done":true}', ""),
+        ("", "EOFError"),
+    ],
+)
+async def test_what_is_no_answer_is_an_error_in_few_words(reply: str, text: str) -> None:
+    async def answers(seen: Seen) -> None:
+        seen.writer.write(reply.encode())
+        seen.writer.close()
+
+    async with bench_stub(answers) as (url, _):
+        load = Load(parse_endpoint(url), Ask("m", stream=False), asyncio.get_running_loop().time)
+        await load.closed(1, 60, limit=2)
+    assert all(text in outcome.error and bool(outcome.error) == bool(text) for outcome in load.record.outcomes)
+    assert len(load.record.outcomes) == 2
+
+
+@contextmanager
+def listing(reply: bytes) -> Iterator[str]:
+    """Something that answers whoever asks what it has, with these bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (
+            b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"data":[]}',
+            "answers, but it lists no model; name a model",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "answers, but /v1/models answered 200 []"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhey!", "answers, but /v1/models answered no JSON"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}", "answers, but /v1/models answered 404 {}"),
+        (b"", "the connection was closed"),
+    ],
+)
+def test_a_server_that_lists_nothing_is_asked_no_further(reply: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listing(reply) as url:
+        monkeypatch.setenv("SOLLOL_URL", url)  # as all commands find their gateway
+        result = CliRunner().invoke(cli, ["bench"])
+    assert result.exit_code == 1
+    assert f"{url}{' answers' if 'answers' in words else ''}" in result.output
+    assert words in result.output
+
+
+async def test_a_model_that_is_named_needs_no_list() -> None:
+    async def lists_nothing(seen: Seen) -> None:
+        await good(seen)
+
+    async with bench_stub(lists_nothing, lists=False) as (url, seen):
+        result = await invoke(url, "--model", "m", "--rate", "200", "--duration", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "200 requests/s" in result.output
+    assert {json.loads(request.body)["model"] for request in seen if request.body} == {"m"}
+
+
+@pytest.mark.looptime
+async def test_what_happens_is_shown_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow(Load):
+        async def closed(self, concurrency: int, duration: float, grace: float = 30.0, limit: int | None = None) -> None:
+            self.record.sent = 3
+            self.record.outcomes += [Outcome(0.0, error="no"), Outcome(0.0)]
+            await asyncio.sleep(duration)
+
+    load = Slow(parse_endpoint("http://127.0.0.1:1"), Ask("m"), asyncio.get_running_loop().time)
+    await _run(load, 1, None, 2.5, show=True)
+    shown = [line.strip() for line in capsys.readouterr().err.split("\r")]
+    assert shown == ["", "2 answered, 2/s, 1 under way, 1 errors", "2 answered, 0/s, 1 under way, 1 errors", "", ""]
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200), st.floats(0, 1))

@@ -51,8 +51,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def bench_stub(answer: Answer) -> AsyncIterator[tuple[str, list[Seen]]]:
-    """A server on a free port; yields its URL and every request that it got. GET /v1/models lists one model by itself."""
+async def bench_stub(answer: Answer, lists: bool = True) -> AsyncIterator[tuple[str, list[Seen]]]:
+    """A server on a free port; yields its URL and every request that it got. GET /v1/models lists one model, or is
+    not there."""
     seen: list[Seen] = []
     running: set[asyncio.Task[None]] = set()
 
@@ -70,7 +71,7 @@ async def bench_stub(answer: Answer) -> AsyncIterator[tuple[str, list[Seen]]]:
                         return
                     parser.feed_data(data)
                 if request.path == "/v1/models":
-                    request.reply({"object": "list", "data": [{"id": "listed:latest"}]})
+                    request.reply({"object": "list", "data": [{"id": "listed:latest"}]} if lists else {}, 200 if lists else 404)
                     continue
                 seen.append(request)
                 await answer(request)

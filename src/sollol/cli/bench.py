@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from sollol.cli.bench_client import Ask, BadAnswer, Load, Record, get_json
-from sollol.config import Gateway
+from sollol.config_sources import client
 from sollol.core.types import Endpoint
 from sollol.errors import ConfigError
 from sollol.wire.address import parse_endpoint
@@ -168,14 +168,13 @@ def bench(
     api_key: str,
     as_json: bool,
 ) -> None:
-    """Put load on the gateway or node at URL and print what it did.
+    """Put load on the gateway or node at URL and print what it did. Default: SOLLOL_URL, else the configured gateway.
 
     With --concurrency, each client asks again as soon as it is answered. With --rate, requests are due at random (Poisson)
     times, and their latency counts from then, so that a stall shows in full. Ctrl-C prints what was measured so far.
     """
-    defaults = Gateway()
     try:
-        endpoint = parse_endpoint(url or f"http://{defaults.host}:{defaults.port}")
+        endpoint = parse_endpoint(url or client().url)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     ask = Ask(_found_model(endpoint, model, api_key), path, prompt, stream, max_tokens, api_key)
