@@ -20,7 +20,7 @@ from tests.support.wait import stalled, until
 
 from sollol.core.ports import Outgoing
 from sollol.core.types import Endpoint, Node
-from sollol.drivers.http import HttpTransport
+from sollol.drivers.http import READ_BYTES, HttpTransport
 from sollol.drivers.http_connect import interleave
 from sollol.errors import NodeClosed, NodeUnreachable
 
@@ -97,7 +97,8 @@ def test_any_cut_of_a_legal_reply_gives_the_same(reply: tuple[bytes, bytes], cut
         marks = sorted({0, *(cut for cut in cuts if cut < len(reply[0])), len(reply[0])})
         for start, end in itertools.pairwise(marks):
             assert not told.over
-            connection.data_received(reply[0][start:end])
+            connection.get_buffer(-1)[: end - start] = reply[0][start:end]
+            connection.buffer_updated(end - start)
         assert (told.status, told.body, told.ended, told.errors) == (200, reply[1], 1, [])
         assert connection.usable
         connection.connection_lost(None)
@@ -330,6 +331,37 @@ async def test_a_paused_exchange_stops_the_node(transport: HttpTransport) -> Non
         async with asyncio.timeout(30):
             await told.finished()
         assert told.got == total
+
+
+async def test_little_comes_after_a_pause_however_much_was_there(transport: HttpTransport) -> None:
+    total = 4 * 1024 * 1024
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        peer.writer.write(bytes(total))
+        await peer.closed()
+
+    class Turns(Told):
+        """Pauses at each turn of the loop, and goes on when all that was on its way must have come."""
+
+        got = 0
+        turns: list[int]
+
+        def on_data(self, data: bytes) -> None:
+            self.got += len(data)
+            self.turns.append(len(data))
+            exchange.pause()
+            asyncio.get_running_loop().call_later(0.001, exchange.resume)
+            self.news.set()
+
+    async with raw_node(script) as raw:
+        told = Turns()
+        told.turns = []
+        exchange = transport.send(raw.node, GET, told)
+        await told.finished()
+        assert told.got == total
+        assert max(told.turns) <= READ_BYTES
 
 
 async def test_a_connection_paused_to_the_end_is_watched_again_when_idle(transport: HttpTransport) -> None:

@@ -17,6 +17,9 @@ from .http_call import Call
 from .http_connect import open_connection
 from .http_connection import Connection
 
+READ_BYTES = 65_536
+"""Of a reply that are read at once: so much may come for a client that does not read after its node was told to pause."""
+
 
 class HttpTransport:
     """Sends requests to nodes over kept connections; must be used from one running loop.
@@ -39,6 +42,7 @@ class HttpTransport:
         self._max_idle = max_idle
         self._idle_seconds = idle_seconds
         self._tls = tls
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self._idle: dict[Endpoint, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._opening: dict[asyncio.Task[None], Call] = {}

@@ -18,7 +18,11 @@ _JOIN_LIMIT = 65_536  # a body up to this size goes out in one write with the he
 
 
 class Owner(Protocol):
-    """What a connection and a call ask of the transport that made them."""
+    """What a connection and a call ask of the transport that made them. ``buffer``: what is read is used at once, so all
+    connections of one loop read into the same memory.
+    """
+
+    buffer: memoryview
 
     def opened(self, connection: Connection) -> None: ...
     def lost(self, connection: Connection) -> None: ...

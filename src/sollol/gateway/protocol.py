@@ -21,6 +21,8 @@ LAST_WORDS_SECONDS = 0.1
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))  # a client without power is noticed in 60 s
 # What a client has not read waits at its node and not, with megabytes for each, in our kernel.
 _UNSENT = ("TCP_NOTSENT_LOWAT", 131_072)
+UNSENT_BYTES = 32_768
+"""Of a reply may wait in our own memory before the node is told to pause: some two hundred pieces of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Serving:
 
     def enter(self, door: Door) -> int:
         """A connection was made."""
+        door.transport.set_write_buffer_limits(UNSENT_BYTES)
         self._doors.add(door)
         self._empty.clear()
         return len(self._doors) - self._connections
