@@ -60,7 +60,7 @@ class Story:
 
     def forget(self, task: Task) -> None:
         """Nothing of it was shown: the next attempt answers from the start."""
-        self._start(wire.said_by(task) or self.said)
+        self._start(wire.said_by(task) or _UNSAID)
 
     def attempt(self, parts: Parts, kind: NodeKind) -> Attempt:
         """An attempt at a node of `kind`."""
