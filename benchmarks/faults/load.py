@@ -11,6 +11,8 @@ from benchmarks.faults.nodes import LONG
 from benchmarks.faults.stage import Found, Stage, p95
 
 QUEUE = 20
+HELD_TOKENS = 150
+"""Of answers that hold a slot: five seconds."""
 CRITICAL_SHARE = 0.3
 TIMES = 10
 PATIENCE, SHORT_PATIENCE = 15.0, 3.0
@@ -20,9 +22,8 @@ PATIENCE, SHORT_PATIENCE = 15.0, 3.0
 async def queue_full(here: Stage, count: int) -> Found:
     """The queue is full: newcomers are refused at once, but critical ones drive out the last in order."""
     found = Found()
-    slots = sum(spec.slots for spec in here.setup.specs)
-    held = await here.open(slots, model=LONG, limit=120)  # they hold their slots until all of the others have come
-    held += await here.open(QUEUE, model=LONG, limit=3)
+    holding = await _take_all_slots(here, found)
+    waiting = await here.open(QUEUE, model=LONG, limit=3)
 
     async def full() -> bool:
         return bool((await call(here.gate.url, "GET", "/api/queue"))[1]["waiting"] == QUEUE)
@@ -30,7 +31,9 @@ async def queue_full(here: Stage, count: int) -> Found:
     found.must(await eventually(full, 5) is not None, "the queue did not fill")
     refused = await here.burst(count, model=LONG)
     critical = await here.open(2, model=LONG, limit=3, headers={"X-SOLLOL-Priority": "critical"})
-    held = [await finish(one) for one in held]
+    found.must(not await _answered(critical), "a critical request did not wait")
+    found.must(not any(one.over.done() for one in holding), "a slot was free before all had come")
+    held = [await finish(one) for one in (*holding, *waiting)]
     critical = [await finish(one) for one in critical]
     found.count([*held, *refused, *critical])
     slowest = p95(one.seconds for one in refused)
@@ -44,6 +47,25 @@ async def queue_full(here: Stage, count: int) -> Found:
     found.must(slowest <= 0.5, "a refusal took over half a second")
     found.nothing_lost(all_answered=False)
     return found
+
+
+async def _take_all_slots(here: Stage, found: Found) -> list[Conversation]:
+    """Requests that hold every slot, until all of the others have come: else some of those are let in as slots become free."""
+    held: list[Conversation] = []
+    for spec in here.setup.specs:
+        held += await here.open(spec.slots, model=LONG, limit=HELD_TOKENS, headers={"X-SOLLOL-Node": spec.name})
+
+    async def there() -> bool:
+        return await here.in_flight() == len(held)
+
+    found.must(await eventually(there, 5) is not None, "not all slots were taken")
+    return held
+
+
+async def _answered(critical: Sequence[Conversation]) -> bool:
+    """Whether any of them ends at once, which it does only where it was refused or a slot was free."""
+    done, _ = await asyncio.wait([one.over for one in critical], timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
 
 
 async def _stream(here: Stage, rate: float, seconds: float, chance: random.Random, **fields: object) -> list[Conversation]:
