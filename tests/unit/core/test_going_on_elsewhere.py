@@ -6,8 +6,14 @@ import pytest
 from msgspec.structs import replace
 from tests.support.core_cluster import Cluster, a_model, a_survey, a_task, counters
 
-from sollol.core.resuming import same, unfit
+from sollol.core.resuming import continues, same, unfit
 from sollol.core.types import NodeKind
+
+
+@pytest.mark.parametrize("kind", NodeKind)
+def test_only_where_a_node_tells_the_prompt_as_its_model_sees_it(kind: NodeKind) -> None:
+    assert continues(kind) is (kind in {NodeKind.OLLAMA, NodeKind.LLAMACPP})
+
 
 MODEL = a_model("m", 100, digest="abc")
 NAMELESS = a_model("m", 100)

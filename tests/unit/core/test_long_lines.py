@@ -100,6 +100,10 @@ def test_other_models_that_take_the_same_slots_are_waited_for():
         own = alone.arrive(model, chars=0, max_tokens=200)
     assert cluster.queue.queued(last, 0.0).start == pytest.approx(5.0 + 5.0 / 0.6)
     assert alone.queue.queued(own, 0.0).start == pytest.approx(5.0), "here each model has slots of its own"
+    only = learned("a", models=("m", "x"), kind=NodeKind.LLAMACPP)
+    for _ in range(3):
+        last = only.arrive(chars=0, max_tokens=200)
+    assert only.queue.queued(last, 0.0).start == pytest.approx(5.0 + 5.0 / 0.6), "nobody of another model waits"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,7 @@ def test_the_time_without_a_node_counts_anew_each_time():
     assert over(1.0) == over(10.9) == []
     drained(cluster, False)
     assert over(12.0) == [], "somebody is there: it only has to wait"
+    assert over(13.0) == [], "and nothing happened since"
     drained(cluster, True)
     assert over(20.0) == over(29.9) == []
     assert over(30.0) == [waits, pinned]

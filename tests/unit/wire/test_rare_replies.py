@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from sollol.core.types import NodeKind, Task
+from sollol.wire.dialects.calls import Name
+from sollol.wire.dialects.openai_write import ChatWriter
+from sollol.wire.neutral import CallPiece, Piece
 from sollol.wire.replies import watcher
 from sollol.wire.requests import dialect_of, read
 from sollol.wire.sse import Event, Events
@@ -228,6 +231,22 @@ def test_logprobs_of_a_response_are_told_with_the_text_and_again_at_its_end() ->
     assert item["content"][0]["logprobs"] == LOGPROBS * 2
     whole = document(RESPONSES, LLAMACPP, {"choices": [{"message": {"content": "a"}, "logprobs": {"content": LOGPROBS}}]})
     assert whole["output"][0]["content"][0]["logprobs"] == LOGPROBS
+
+
+def test_a_chat_names_each_call_once_however_many_pieces_it_comes_in() -> None:
+    writer = ChatWriter(Name("7", "m", 0.0), usage=False)
+    told = []
+    said = [(0, "", "f", '{"a":'), (0, "", "", "1"), (1, "x", "g", "{}"), (0, "", "", "}")]
+    for piece in [CallPiece(*call) for call in said]:
+        (event,) = data(writer.piece(Piece(calls=[piece]), 1.0))
+        told += event["choices"][0]["delta"]["tool_calls"]
+    first, *rest = told
+    assert first == {"index": 0, "id": "call_7_0", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
+    assert rest == [
+        {"index": 0, "function": {"arguments": "1"}},
+        {"index": 1, "id": "x", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        {"index": 0, "function": {"arguments": "}"}},
+    ]
 
 
 # --- how a stream ends
