@@ -366,3 +366,48 @@ async def test_what_cannot_be_read_is_told_once_after_what_was_right(path: str) 
         assert reply.body.count(b"not what was asked for") == 1
         document = await gate.ask("POST", path, await body_of(gate, path))
         assert document.status == 502
+
+
+PIECES = ("It ", "ís — “x”\n", "\N{GRINNING FACE} no")
+RENDERED = "<|user|>Tell me a story<|assistant|>"
+
+
+def spoken(text: str) -> bytes:
+    """A piece of a chat as llama.cpp writes it: what is no ASCII stays as it is."""
+    choices = [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
+    return b"data: " + json.dumps({"id": "chatcmpl-1", "choices": choices}, ensure_ascii=False).encode() + b"\n\n"
+
+
+def completion(text: str, finish: str | None = None, **more: Any) -> bytes:
+    told = {
+        "id": "cmpl-2",
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": text, "finish_reason": finish}],
+        **more,
+    }
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_is_cut_within_an_event_or_a_character_is_said_again_by_the_next(path: str, stream: bool) -> None:
+    said = b"".join(map(spoken, PIECES))
+    usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
+    rest = completion(" and") + completion(" on.", "stop") + completion("", usage=usage) + b"data: [DONE]\n\n"
+    replies = {**LLAMACPP, "/apply-template": (200, {"prompt": RENDERED})}
+    replies["/v1/completions"] = (200, rest, {"Content-Type": "text/event-stream"})
+    third = said.index(b"\xf0\x9f")
+    for cut in (said.index(b"\n\n") + 2, third - 40, third + 2, len(said) - 1, len(said)):
+        whole = "".join(PIECES[: said[:cut].count(b"\n\n")])
+        async with (
+            canned(streaming(said[:cut])) as one,
+            canned(replies) as other,
+            front(NodeSettings(f"http://127.0.0.1:{one.port}", priority=9), f"http://127.0.0.1:{other.port}") as gate,
+        ):
+            text, last = read(path, await gate.ask("POST", path, await body_of(gate, path, stream=stream)))
+            assert text == whole + " and on.", cut
+            asked = [json.loads(body) for _, target, body in other.asked if target == "/v1/completions" and b"prompt" in body]
+            assert [sent["prompt"] for sent in asked] == [RENDERED + whole], cut
+            tokens = said[:cut].count(b"\n\n")
+            assert last["usage"]["output_tokens"] == tokens + 2, cut
+            assert last["usage"]["input_tokens"] == 12 - tokens, cut
