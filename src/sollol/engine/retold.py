@@ -58,6 +58,8 @@ class RetoldAttempt(PlainAttempt):
                 self._show_head(None)
             self._shown_last = told
             self._sink.data(told)
+        elif self._made.problem is not None and not self._sink.started:
+            self._finish(Result(BadReply(self._node, self._made.problem), status=self._status))
 
     def _end_stream(self, watch: Watch) -> None:
         ending = watch.finish()

@@ -71,7 +71,7 @@ class Story:
             self._start(_UNSAID)
             return Attempt(*parts)
         if not self.begun:
-            self.made, self.said = made, wire.said_at(made.dialect)
+            self.made, self.said = made, wire.said_at(made.dialect, parts[1].decision.task)
         return RetoldAttempt(parts, self.said)
 
     @property

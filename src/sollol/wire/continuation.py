@@ -53,9 +53,10 @@ def said_by(task: Task) -> Said | None:
     return SaidEvents() if task.stream and task.path in (CHAT_COMPLETIONS, COMPLETIONS) else None
 
 
-def said_at(dialect: Dialect) -> Said:
+def said_at(dialect: Dialect, task: Task) -> Said:
     """The record of what a node says in `dialect`, where that is told in another one."""
-    return SaidLines() if dialect is Dialect.OLLAMA else SaidEvents(sign=False)
+    whole = not task.stream
+    return SaidLines(whole=whole) if dialect is Dialect.OLLAMA else SaidEvents(sign=False, whole=whole)
 
 
 def counts(prompt: float, tokens: int) -> dict[str, int]:

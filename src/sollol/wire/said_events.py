@@ -16,8 +16,6 @@ _ERRORS: Final = (b'data: {"error"', b'data:{"error"', b"error: {", b"error:{")
 _ENDS: Final = (b"\n\n", b"\n\r\n")
 # With an event like this Ollama ends the stream of an engine that died.
 _NAMELESS: Final = b'"model":""'
-_NOTHING: Final = Raw(b"null")
-_NO_COUNT: Final = b'"completion_tokens":0'
 
 
 Usage = dict[str, int]
@@ -37,9 +35,13 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
+class _Usage(Struct):
+    completion_tokens: int | None = None
+
+
 class _Event(Struct):
     choices: list[_Choice] = []
-    usage: Raw = _NOTHING
+    usage: _Usage | None = None
 
 
 _event: Final = msgspec.json.Decoder(_Event).decode
@@ -51,13 +53,15 @@ class SaidEvents:
 
     ``head`` holds what all events of one answer repeat: id, object, created, model. An event with ``sign`` in it ends a stream
     that broke; it is empty where nothing is such a sign. ``sign`` false: these are not the events of an Ollama node.
+    ``whole``: somebody else keeps all of it too, so that nothing is gained by reading it before it has to be read.
     """
 
-    __slots__ = ("_closed", "_counted", "_pieces", "_said", "_size", "done", "head", "plain", "sign", "tokens")
+    __slots__ = ("_closed", "_counted", "_pieces", "_said", "_size", "_whole", "done", "head", "plain", "sign", "tokens")
 
     gap = b"\n\n"
 
-    def __init__(self, sign: bool = True) -> None:
+    def __init__(self, sign: bool = True, whole: bool = False) -> None:
+        self._whole = whole
         self._pieces: list[bytes] = []
         self._said: list[str] = []
         self._closed = self._counted = False
@@ -74,7 +78,7 @@ class SaidEvents:
             self.sign = b""  # nothing of it has a name: that is the way of this server
         self._pieces.append(events)
         self._size += len(events)
-        if self._size > PIECES:
+        if self._size > PIECES and not self._whole:
             self.read()
             # One object for each token would take ten times as much memory as the text.
             self._said = ["".join(self._said)]
@@ -123,7 +127,7 @@ class SaidEvents:
         for choice in seen.choices:
             self._note(choice)
         # Ollama tells counts of nothing with every piece of a plain completion.
-        if len(seen.usage) > len(_NOTHING) and (self.done or not seen.choices) and _NO_COUNT not in bytes(seen.usage):
+        if seen.usage is not None and seen.usage.completion_tokens and (self.done or not seen.choices):
             self._counted = True
 
     def _note(self, choice: _Choice) -> None:

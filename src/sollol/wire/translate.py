@@ -239,37 +239,39 @@ class _Text(_Asking):
 
 
 class _Gathered(_Text):
-    """A document that is put together from a stream of its node."""
+    """A document that is put together from a stream of its node. All of it is read at the end, which takes less time."""
 
     def __init__(self, task: Task, asked: Asked, native: str, kind: NodeKind) -> None:
         super().__init__(task, asked, native, kind)
-        self._kept: list[Piece] = []
+        self._kept: list[bytes] = []
         self._size = 0
+        self._since: float | None = None
 
     def feed(self, data: bytes, now: float) -> bytes:
+        if self._since is None:
+            self._since = now
         self._size += len(data)
-        if self._size > GATHERED_BYTES:
-            self._kept.clear()
+        if self._size <= GATHERED_BYTES:
+            self._kept.append(data)
+        elif self.problem is None:
             self.problem = f"a reply of over {GATHERED_BYTES >> 20} MB cannot be kept"
-            return b""
-        return super().feed(data, now)
+            self._kept.clear()
+        return b""
 
     def finish(self, now: float) -> bytes:
-        self._written(self._reader.finish(), now)
+        pieces = self._reader.feed(b"".join(self._kept)) + self._reader.finish()
+        self._kept.clear()
         self.problem = self.problem or self._reader.problem
         if self.problem is not None:
             return b""
-        whole = Piece("".join([piece.text for piece in self._kept]), "".join([piece.thinking for piece in self._kept]))
-        whole.calls = [call for piece in self._kept for call in piece.calls]
+        self._name.note(self._reader.end, now if self._since is None else self._since)
+        whole = Piece("".join([piece.text for piece in pieces]), "".join([piece.thinking for piece in pieces]))
+        whole.calls = [call for piece in pieces for call in piece.calls]
         try:
             return self._writer.document(whole, self._reader.end, now)
         except ValueError as error:
             self.problem = str(error)
             return b""
-
-    def _written(self, pieces: list[Piece], now: float) -> bytes:
-        self._kept += pieces
-        return b""
 
 
 class _Embedding(_Asking):
