@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TextIO
 
 Progress = Callable[[int, int | None], None]
@@ -20,8 +21,8 @@ class Shown:
 
     def __init__(self, what: str, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._what = what
-        self._out = out or sys.stderr
-        self._bar = self._out.isatty()
+        self._out: TextIO | None = out or sys.stderr  # a program with windows only has none
+        self._bar = self._out is not None and self._out.isatty()
         self._clock = clock
         self._began = self._last = clock()
         self._tenth = 0
@@ -34,15 +35,20 @@ class Shown:
             if over or now - self._last >= _BAR_SECONDS:
                 self._last = now
                 line = self._line(done, total, now)
-                self._out.write("\r" + line.ljust(self._length) + ("\n" if over else ""))
-                self._out.flush()
+                self._write("\r" + line.ljust(self._length) + ("\n" if over else ""))
                 self._length = len(line)
             return
         tenth = 10 * done // total if total else 0
         if over or tenth > self._tenth or now - self._last >= _LINE_SECONDS:
             self._tenth, self._last = tenth, now
-            self._out.write(self._line(done, total, now) + "\n")
-            self._out.flush()
+            self._write(self._line(done, total, now) + "\n")
+
+    def _write(self, text: str) -> None:
+        """That nobody can read it any more (the terminal is gone) is no reason to fail."""
+        if self._out is not None:
+            with suppress(OSError, ValueError):
+                self._out.write(text)
+                self._out.flush()
 
     def _line(self, done: int, total: int | None, now: float) -> str:
         rate = done / max(now - self._began, 1e-6)

@@ -373,6 +373,7 @@ def decoded(body: bytes, headers: Headers = ()) -> dict[str, Any]:
 
 
 def say(line: str) -> None:
-    """To the person at the terminal."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """To the person at the terminal. That the terminal is gone is no reason to fail a request."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

@@ -97,7 +97,9 @@ class OllamaPool(AwaitablePool):
     ) -> None:
         if settings is None:
             settings = pool_settings(nodes, **given)
-        super().__init__(settings=replace(settings, tell=settings.search and sys.stderr.isatty()))
+        # a program with windows only has no standard error
+        tell = settings.search and sys.stderr is not None and sys.stderr.isatty()
+        super().__init__(settings=replace(settings, tell=tell))
         self._warned = threading.Event()
 
     @classmethod
