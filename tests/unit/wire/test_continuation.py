@@ -72,9 +72,12 @@ def test_what_an_answer_says_is_kept_in_its_own_words(path: str, stream: bool, r
     assert said is None if record is None else type(said) is record
 
 
-def test_the_words_of_a_node_are_kept_in_its_dialect() -> None:
-    assert isinstance(wire.said_at(Dialect.OLLAMA), SaidLines)
-    theirs = wire.said_at(Dialect.OPENAI)
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_words_of_a_node_are_kept_in_its_dialect(stream: bool) -> None:
+    asked = task("/v1/messages", stream)
+    assert isinstance(wire.said_at(Dialect.OLLAMA, asked), SaidLines)
+    theirs = wire.said_at(Dialect.OPENAI, asked)
+    assert isinstance(theirs, SaidEvents)
     nameless = b'data: {"model":"","choices":[]}\n\n'
     assert theirs.cut(nameless) == (nameless, b""), "no event of theirs ends a stream that broke by having no name"
 
