@@ -94,12 +94,9 @@ async def test_pull_everywhere_then_load_ps_and_unload() -> None:
 async def test_a_model_that_is_to_stay_for_ever_is_listed(kind: NodeKind, keep_alive: object) -> None:
     async with EmulatedCluster([replace(same(1)[0].faster(50), kind=kind)]) as cluster, front(*cluster.urls) as door:
         asked = {"model": LLAMA_1B.name, "keep_alive": keep_alive, "messages": [{"role": "user", "content": "hi"}]}
-        for _ in range(3):  # a look at the node that was under way while the request ended tells what was before
-            assert (await door.ask("POST", "/api/chat", asked)).status == 200
-            (entry,) = (await door.ask("GET", "/api/ps")).json["models"]
-            assert entry["name"] == LLAMA_1B.name
-            if entry["expires_at"] > "2100":
-                break
+        assert (await door.ask("POST", "/api/chat", asked)).status == 200
+        (entry,) = (await door.ask("GET", "/api/ps")).json["models"]
+        assert entry["name"] == LLAMA_1B.name
         assert entry["expires_at"] > "2100"
 
 

@@ -347,3 +347,13 @@ async def test_a_node_whose_work_breaks_is_looked_at_at_once_but_not_after_each_
         await asyncio.sleep(0)
         assert here.looks.at["a"] == [0.0, 0.25, 1.25]
         here.engine.publish(AttemptEnded(here.clock.now(), a_task(9), "nobody", "failed"))
+
+
+async def test_a_look_says_when_it_was_begun() -> None:
+    async with watched() as here:
+        here.looks.seconds["a"] = 2.0
+        here.add("a")
+        await here.monitor.looked(["a"])
+        (survey,) = [event for event in here.events if isinstance(event, NodeSurveyed)]
+        assert survey.begun is not None
+        assert survey.at - survey.begun == pytest.approx(2.0)

@@ -39,10 +39,11 @@ class NodeRemoved(Event, frozen=True):
 
 
 class NodeSurveyed(Event, frozen=True):
-    """A look at the node was answered."""
+    """A look at the node was answered. ``begun`` is when it was asked; None: at once. What changed since is newer than it."""
 
     node: str
     survey: Survey
+    begun: float | None = None
 
 
 class ProbeFailed(Event, frozen=True):

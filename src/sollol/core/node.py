@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from types import MappingProxyType
 
 from msgspec.structs import replace
@@ -90,6 +91,7 @@ class Runner:
     """One model loaded, or being loaded, on a node.
 
     ``num_ctx`` is what the request asked that loaded it (None: the node's default), ``context`` what the node says it has.
+    ``made_at`` is when it became known, ``used_at`` when a request was last done with it.
     """
 
     __slots__ = (
@@ -99,11 +101,13 @@ class Runner:
         "kv",
         "leaving_for",
         "loading",
+        "made_at",
         "model",
         "node",
         "num_ctx",
         "ready_at",
         "running",
+        "used_at",
     )
 
     def __init__(self, node: str, model: str, num_ctx: int | None, loading: bool, ready_at: float) -> None:
@@ -117,6 +121,7 @@ class Runner:
         self.leaving_for = ""
         self.keep: float | None = None
         self.running = 0
+        self.made_at = self.used_at = -inf
         self.kv: list[KvSlot] = []
 
     def lives(self, now: float) -> bool:
@@ -132,8 +137,10 @@ class NodeState:
     """One node as it is believed to be; the public attributes are also what listings and metrics show.
 
     ``version`` changes with every event that can change a decision about it. ``resident`` is what the last look found loaded,
-    as the node itself told it. ``speaks`` is that of `Survey`. ``models``: canonical name -> model, in the order the node lists
-    them; None-ness is told by ``surveyed``. ``barred``: model -> why the node may not be used for it (`core.digests`).
+    as the node itself told it, and ``told_at`` when that look began; ``gone`` and ``unloaded``: models that turned out to be
+    missing, or left its memory, since the last look, and when. ``speaks`` is that of `Survey`. ``models``: canonical name ->
+    model, in the order the node lists them; None-ness is told by ``surveyed``. ``barred``: model -> why the node may not be
+    used for it (`core.digests`).
     """
 
     __slots__ = (
@@ -144,6 +151,7 @@ class NodeState:
         "busy_integral",
         "emulated",
         "failed",
+        "gone",
         "gpu",
         "health",
         "index",
@@ -165,6 +173,8 @@ class NodeState:
         "slow",
         "speaks",
         "surveyed",
+        "told_at",
+        "unloaded",
         "version",
         "version_text",
     )
@@ -183,6 +193,9 @@ class NodeState:
         self.sizes: Recent[str, float] = Recent(256)
         self.shown: Recent[str, Model] = Recent(1024)
         self.resident: tuple[Resident, ...] = ()
+        self.told_at = -inf
+        self.gone: dict[str, float] = {}
+        self.unloaded: dict[str, float] = {}
         self.barred: Mapping[str, str] = {}
         self.slots = Slots(node.kind, node.slots)
         self.slow = SlowVerdict()
@@ -343,7 +356,8 @@ class NodeState:
         self._models[model.name] = model
         self.shown.put(model.name, model)
 
-    def drop_model(self, name: str) -> bool:
+    def drop_model(self, name: str, at: float) -> bool:
+        self.gone[name] = at
         return self._models.pop(name, None) is not None
 
 

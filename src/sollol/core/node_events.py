@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from . import events as ev
 from .digests import Digests
 from .health import Signal
@@ -75,6 +77,9 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
         node.speaks = survey.speaks
         state.layout += 1
     node.surveyed = True
+    node.told_at = event.at if event.begun is None else event.begun
+    if node.gone or node.unloaded:
+        survey = _without_gone(node, survey)
     node.resident = survey.resident
     if node.take_models(survey):
         state.layout += 1
@@ -86,31 +91,58 @@ def surveyed(state: ClusterState, event: ev.NodeSurveyed) -> None:
         state.bar()
 
 
+def _without_gone(node: NodeState, survey: Survey) -> Survey:
+    """The survey as it would be now: without what has gone since it was asked for."""
+    since = node.told_at
+    gone = {name for name, at in node.gone.items() if at > since}
+    unloaded = {name for name, at in node.unloaded.items() if at > since} | gone
+    node.gone.clear()
+    node.unloaded.clear()
+    if not unloaded:
+        return survey
+    return replace(
+        survey,
+        models=tuple(model for model in survey.models if model.name not in gone),
+        # loaded again since then, it is in the memory all the same
+        resident=tuple(one for one in survey.resident if one.name not in unloaded or one.name in node.runners),
+    )
+
+
 def take_residents(state: ClusterState, node: NodeState, survey: Survey, at: float) -> None:
-    """Believe what it says is loaded, but not that what is loading or busy is gone."""
+    """Believe what it says is loaded, but not that what is loading or busy is gone, nor what has changed since it was asked."""
     node.advance(at)
     listed = {resident.name: resident for resident in survey.resident}
     if node.kind in ALWAYS_RESIDENT:
         listed = {name: listed.get(name, Resident(name)) for name in node.models}
-    for name, resident in listed.items():
-        runner = node.runners.get(name)
-        if runner is None:
-            runner = node.runners[name] = Runner(node.id, name, None, loading=False, ready_at=at)
-        elif runner.loading:
-            up(state, node, runner)
-        runner.context = resident.context_length
-        runner.expires = at + resident.expires_in if resident.expires_in is not None and not runner.running else None
-        if resident.expires_in is not None and resident.expires_in > node.keep + 5.0:
-            node.keep = resident.expires_in
-        if resident.size:
-            node.sizes.put(name, float(resident.size))
+    for resident in listed.values():
+        take_resident(state, node, resident, at)
     for runner in list(node.runners.values()):
-        if runner.model not in listed and not runner.loading and not runner.running:
-            drop(state, node, runner)
+        newer = max(runner.made_at, runner.used_at) > node.told_at
+        if runner.model not in listed and not runner.loading and not runner.running and not newer:
+            drop(state, node, runner, at)
     total = float(sum(resident.size for resident in survey.resident))
     node.memory_seen = max(node.memory_seen, total)
     if total:
         node.gpu = any(resident.size_vram for resident in survey.resident)
+
+
+def take_resident(state: ClusterState, node: NodeState, resident: Resident, at: float) -> None:
+    """Believe what it says of one model that is loaded."""
+    name = resident.name
+    runner = node.runners.get(name)
+    if runner is None:
+        runner = node.runners[name] = Runner(node.id, name, None, loading=False, ready_at=at)
+    elif runner.made_at > node.told_at:
+        return  # what it told of was another load of the model
+    elif runner.loading:
+        up(state, node, runner, at)
+    runner.context = resident.context_length
+    if runner.used_at <= node.told_at:
+        runner.expires = at + resident.expires_in if resident.expires_in is not None and not runner.running else None
+    if resident.expires_in is not None and resident.expires_in > node.keep + 5.0:
+        node.keep = resident.expires_in
+    if resident.size:
+        node.sizes.put(name, float(resident.size))
 
 
 def probe_failed(state: ClusterState, event: ev.ProbeFailed) -> None:
@@ -139,7 +171,7 @@ def signal(state: ClusterState, node: NodeState, what: Signal, at: float, reason
             for runner in list(node.runners.values()):
                 runner.leaving_for = ""
                 if not runner.running:
-                    drop(state, node, runner)
+                    drop(state, node, runner, at)
     node.version += 1
 
 
@@ -160,18 +192,19 @@ def slow(state: ClusterState, event: ev.NodeSlow) -> None:
         node.version += 1
 
 
-def up(state: ClusterState, node: NodeState, runner: Runner) -> None:
+def up(state: ClusterState, node: NodeState, runner: Runner, at: float) -> None:
     """A load is done: whoever was to leave for it is gone."""
     runner.loading = False
     for other in list(node.runners.values()):
         if other.leaving_for == runner.model:
             other.leaving_for = ""
             if not other.running:
-                drop(state, node, other)
+                drop(state, node, other, at)
 
 
-def drop(state: ClusterState, node: NodeState, runner: Runner) -> None:
+def drop(state: ClusterState, node: NodeState, runner: Runner, at: float) -> None:
     """The runner is gone, and every prefix that it held."""
     state.mirror.forget_all(runner.kv)
     if node.runners.get(runner.model) is runner and node.kind not in ALWAYS_RESIDENT:
         del node.runners[runner.model]
+        node.unloaded[runner.model] = at

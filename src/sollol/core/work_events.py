@@ -78,8 +78,9 @@ def runner_for(state: ClusterState, node: NodeState, task: Task, at: float) -> R
         if (victim.running or victim.loading) and victim.model != model:
             victim.leaving_for = model
         else:
-            drop(state, node, victim)
+            drop(state, node, victim, at)
     fresh = Runner(node.id, model, task.num_ctx, loading=True, ready_at=at + needed.seconds)
+    fresh.made_at = at
     node.runners[model] = fresh
     return fresh
 
@@ -113,7 +114,7 @@ def first_token(state: ClusterState, event: ev.FirstToken) -> None:
     run.first_at = event.at
     run.first_integral = node.busy_integral
     if run.runner.loading:
-        up(state, node, run.runner)
+        up(state, node, run.runner, event.at)
         node.health.urgent = True  # only a look tells whom the load drove out
         node.version += 1
     run.beside = node.at_work() - 1
@@ -171,26 +172,27 @@ def release(state: ClusterState, node: NodeState, run: Running, event: ev.Attemp
     """The request is off its runner: a load may be done or given up, keep_alive begins, a runner that had to leave is gone."""
     runner, at = run.runner, event.at
     runner.running -= 1
+    runner.used_at = at
     if run.task.keep_alive is not None:
         runner.keep = run.task.keep_alive
     if runner.loading:
         if event.outcome == "ok" or event.sent:
-            up(state, node, runner)
+            up(state, node, runner, at)
             node.health.urgent = True
         elif runner.running == 0:
-            _give_up(state, node, runner)
+            _give_up(state, node, runner, at)
     if runner.running or node.kind in ALWAYS_RESIDENT:
         return
     keep = runner.keep if runner.keep is not None else node.keep
     if runner.leaving_for or keep == 0.0:
-        drop(state, node, runner)
+        drop(state, node, runner, at)
     else:
         runner.expires = at + keep if keep > 0.0 else None
 
 
-def _give_up(state: ClusterState, node: NodeState, runner: Runner) -> None:
+def _give_up(state: ClusterState, node: NodeState, runner: Runner, at: float) -> None:
     """Nobody waits for this load any more: the decided switch is off, and the next look tells what is really loaded."""
-    drop(state, node, runner)
+    drop(state, node, runner, at)
     for other in node.runners.values():
         if other.leaving_for == runner.model:
             other.leaving_for = ""
@@ -215,7 +217,7 @@ def judge(state: ClusterState, node: NodeState, event: ev.AttemptEnded, sent_at:
         node.rates_of(model).success.learn(False, at)
     elif outcome == "loading":
         node.loading = node.health.urgent = True
-    elif outcome == "model-gone" and node.drop_model(model):
+    elif outcome == "model-gone" and node.drop_model(model, at):
         state.layout += 1
 
 
@@ -264,7 +266,7 @@ def unloaded(state: ClusterState, event: ev.Unloaded) -> None:
     if runner.running:
         runner.keep = 0.0
     else:
-        drop(state, node, runner)
+        drop(state, node, runner, event.at)
     node.version += 1
 
 

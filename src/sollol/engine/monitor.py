@@ -161,6 +161,7 @@ class Monitor:
         engine = self._engine
         node = engine.state.nodes[node_id].node
         seen = self._looking[node_id] = self._seen[node_id]
+        begun = engine.clock.now()
         try:
             survey = await self._survey(node)
         except NodeError as error:
@@ -172,7 +173,7 @@ class Monitor:
                     engine.transport.forget(node.endpoint)
             return
         if node_id in engine.state.nodes:
-            engine.publish(NodeSurveyed(engine.clock.now(), node_id, survey))
+            engine.publish(NodeSurveyed(engine.clock.now(), node_id, survey, begun))
             seen.set()
             await self._ask_about_new_models(node_id, survey)
 

@@ -176,13 +176,15 @@ def _tag(node: NodeState, model: Model) -> bytes:
 
 
 def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
-    """The node's own entry of its last look; else one of what is known since."""
+    """The node's own entry of its last look, with what is known since; else all of it is what is known."""
+    left = math.inf if runner.expires is None else runner.expires - now
+    until = _FAR if left > _LONG else datetime.fromtimestamp(wall + left, UTC).isoformat().replace("+00:00", "Z")
     for resident in node.resident:
-        if resident.name == runner.model and resident.raw:
-            return resident.raw
+        if resident.name == runner.model and resident.raw and runner.made_at <= node.told_at:
+            told = runner.used_at <= node.told_at or runner.running or node.kind is not NodeKind.OLLAMA
+            return resident.raw if told else changed(resident.raw, {"expires_at": until})
     model = node.models[runner.model]
     size = int(node.sizes.get(model.name) or model.size)
-    left = math.inf if runner.expires is None else runner.expires - now
     return msgspec.json.encode(
         {
             "name": model.name,
@@ -190,7 +192,7 @@ def _loaded(node: NodeState, runner: Runner, now: float, wall: float) -> bytes:
             "size": size,
             "digest": model.digest,
             "details": described(node, model)["details"],
-            "expires_at": _FAR if left > _LONG else datetime.fromtimestamp(wall + left, UTC).isoformat().replace("+00:00", "Z"),
+            "expires_at": until,
             "size_vram": size if node.gpu else 0,
             # what the model could have says nothing of what it was loaded with
             **({"context_length": runner.context} if runner.context else {}),
