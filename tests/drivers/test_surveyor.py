@@ -9,6 +9,7 @@ import pytest
 from tests.support.canned import LLAMACPP, LMSTUDIO, LOADING, OLLAMA, OTHER, VLLM, canned
 
 from sollol.core.types import Endpoint, Model, Node, NodeKind
+from sollol.drivers import survey as survey_module
 from sollol.drivers.clock import SystemClock
 from sollol.drivers.http import HttpTransport
 from sollol.drivers.survey import ASKED_FOR, HttpSurveyor
@@ -117,6 +118,40 @@ async def test_newer_paths_are_asked_about_again_after_an_update_or_a_restart():
             await surveyor.survey(node(server.port))
         server.replies["/api/version"] = version
         assert not (await surveyor.survey(node(server.port))).speaks
+
+
+FLAGS = {
+    "slots": {"total_slots": 8},
+    "context": {"default_generation_settings": {"n_ctx": 1024}},
+    "a file for pictures": {"modalities": {"vision": True}},
+    "build": {"build_info": "b6001"},
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+async def test_newer_paths_are_asked_about_again_when_a_server_shows_that_it_has_other_flags(flag):
+    async with canned(LLAMACPP) as server, surveying() as surveyor:
+        assert not (await surveyor.survey(node(server.port))).speaks
+        server.replies["/v1/rerank"] = WRONG
+        assert not (await surveyor.survey(node(server.port))).speaks
+        server.replies["/props"] = (200, LLAMACPP["/props"][1] | FLAGS[flag])
+        assert (await surveyor.survey(node(server.port))).speaks == {"/v1/rerank"}
+
+
+@pytest.mark.parametrize("how", ["it loads", "it was told", "time"])
+async def test_newer_paths_are_asked_about_again_after_a_restart_that_shows_nothing(how, monkeypatch):
+    async with canned(LLAMACPP) as server, surveying() as surveyor:
+        assert not (await surveyor.survey(node(server.port))).speaks
+        server.replies["/v1/rerank"] = WRONG
+        if how == "it loads":
+            server.replies, before = dict(LOADING), server.replies
+            assert (await surveyor.survey(node(server.port))).loading
+            server.replies = before
+        elif how == "it was told":
+            surveyor.forget(node(server.port))
+        else:
+            monkeypatch.setattr(survey_module, "SPOKEN_SECONDS", 0.0)
+        assert (await surveyor.survey(node(server.port))).speaks == {"/v1/rerank"}
 
 
 async def test_what_is_loaded_and_for_how_long_by_the_nodes_own_clock():

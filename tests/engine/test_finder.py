@@ -39,6 +39,9 @@ class Network:
     async def show(self, node: Node, model: Model) -> Model:
         return model
 
+    def forget(self, node: Node) -> None:
+        """It remembers nothing."""
+
     async def resolve(self, host: str) -> Sequence[str]:
         return self.names.get(host, ())
 

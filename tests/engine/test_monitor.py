@@ -43,6 +43,7 @@ class Looks:
         self.surveys: dict[str, Survey] = {}
         self.shown: list[tuple[str, str]] = []
         self.show_errors: dict[str, NodeError] = {}
+        self.forgotten: list[str] = []
 
     async def survey(self, node: Node) -> Survey:
         self.at.setdefault(node.id, []).append(asyncio.get_running_loop().time())
@@ -57,6 +58,9 @@ class Looks:
         if model.name in self.show_errors:
             raise self.show_errors[model.name]
         return replace(model, capabilities=frozenset({"completion"}))
+
+    def forget(self, node: Node) -> None:
+        self.forgotten.append(node.id)
 
 
 class Watched:
@@ -357,3 +361,39 @@ async def test_a_look_says_when_it_was_begun() -> None:
         (survey,) = [event for event in here.events if isinstance(event, NodeSurveyed)]
         assert survey.begun is not None
         assert survey.at - survey.begun == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("how", ["refused", "cut"])
+async def test_all_is_asked_again_of_a_node_that_may_have_been_started_anew(how: str) -> None:
+    async with watched() as here:
+        here.add("a")
+        await here.monitor.looked(["a"])
+        await turns()
+        assert (here.looks.shown, here.looks.forgotten) == ([("m", "")], [])
+        if how == "refused":
+            here.looks.errors["a"] = NodeUnreachable("a", "refused")
+            here.monitor.look("a")
+            await here.monitor.looked(["a"])
+            assert here.state.nodes["a"].state is Health.DOWN
+            del here.looks.errors["a"]
+            await asyncio.sleep(1.5)
+        else:
+            task = a_task(1)
+            here.engine.publish(AttemptStarted(here.clock.now(), Decision(task, "a", (Cost("a"),)), Progress()))
+            here.engine.publish(AttemptEnded(here.clock.now(), task, "a", "failed", cut=True))
+            await here.monitor.looked(["a"])
+            await turns()
+        assert here.looks.forgotten == ["a"]
+        assert here.looks.shown == [("m", "")] * 2
+
+
+async def test_a_newer_version_of_a_node_is_asked_about_its_models_again() -> None:
+    async with watched() as here:
+        here.add("a")
+        await here.monitor.looked(["a"])
+        here.looks.surveys["a"] = replace(a_survey(), version="2.0")
+        for _ in range(2):
+            here.monitor.look("a")
+            await here.monitor.looked(["a"])
+            await turns()
+        assert here.looks.shown == [("m", "")] * 2

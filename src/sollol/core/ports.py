@@ -136,3 +136,7 @@ class Surveyor(Protocol):
     async def show(self, node: Node, model: Model) -> Model:
         """More about one model of an Ollama node: capabilities, context length, parameters. Raises `NodeError`."""
         ...
+
+    def forget(self, node: Node) -> None:
+        """The node may have been started anew, with other settings: nothing that was found out before is taken as known."""
+        ...

@@ -18,6 +18,8 @@ from sollol.wire import survey as wire
 from sollol.wire.newer_requests import COUNT_TOKENS, MESSAGES, RERANK, RESPONSES, TRANSCRIPTIONS
 
 PROBE_SECONDS = 3.0
+SPOKEN_SECONDS = 300.0
+"""For so long it is believed which paths a node has: one that was started anew, with other flags, need not show it."""
 _REMEMBERED = 10_000
 _JSON = ((b"Content-Type", b"application/json"),)
 # Paths that some versions of some engines have; all others belong to the kind of node.
@@ -64,8 +66,8 @@ class HttpSurveyor:
         self._clock = clock
         self.probe_seconds = probe_seconds
         self._kinds: dict[Endpoint, NodeKind] = {}
-        # What each speaks, as it was when it had that version; asked anew when it comes back after it was gone.
-        self._spoken: dict[Endpoint, tuple[str, frozenset[str]]] = {}
+        # What each speaks, with what it told of itself then and when that was.
+        self._spoken: dict[Endpoint, tuple[tuple[object, ...], float, frozenset[str]]] = {}
 
     async def survey(self, node: Node) -> Survey:
         """Look at a node. The kind that it is believed to be is asked for first, then the others, cheapest first.
@@ -76,9 +78,16 @@ class HttpSurveyor:
         try:
             found = await self._recognised(node)
         except NodeError:
-            self._spoken.pop(node.endpoint, None)
+            self.forget(node)
             raise
-        return found if found.loading else msgspec.structs.replace(found, speaks=await self._paths(node, found))
+        if found.loading:  # it has just been started
+            self.forget(node)
+            return found
+        return msgspec.structs.replace(found, speaks=await self._paths(node, found))
+
+    def forget(self, node: Node) -> None:
+        """It may have been started anew: the next look asks for all that can be asked."""
+        self._spoken.pop(node.endpoint, None)
 
     async def _recognised(self, node: Node) -> Survey:
         looks: tuple[Look, ...] = (self._ollama, self._llamacpp, self._lmstudio, self._openai)
@@ -108,11 +117,11 @@ class HttpSurveyor:
         return _read(node, lambda: wire.parse_show(reply.body, model))
 
     async def _paths(self, node: Node, found: Survey) -> frozenset[str]:
-        """Which of `ASKED_FOR` the node serves. Asked once for each of its versions; that costs it nothing."""
-        version = f"{found.kind} {found.version}"
+        """Which of `ASKED_FOR` the node serves. Asked when it looks another than before, and now and then; it costs nothing."""
+        traits, now = _traits(found), self._clock.now()
         known = self._spoken.get(node.endpoint)
-        if known is not None and known[0] == version:
-            return known[1]
+        if known is not None and known[0] == traits and now - known[1] < SPOKEN_SECONDS:
+            return known[2]
         spoken: set[str] = set()
         for path in ASKED_FOR:
             try:
@@ -123,7 +132,7 @@ class HttpSurveyor:
                 spoken.add(path)
         if len(self._spoken) >= _REMEMBERED:
             self._spoken.clear()
-        self._spoken[node.endpoint] = (version, frozenset(spoken))
+        self._spoken[node.endpoint] = (traits, now, frozenset(spoken))
         return frozenset(spoken)
 
     def _remember(self, node: Node, kind: NodeKind) -> None:
@@ -195,6 +204,14 @@ class HttpSurveyor:
             return parsedate_to_datetime(reply.header(b"date").decode("latin-1")).timestamp()
         except ValueError:
             return self._clock.wall()
+
+
+def _traits(found: Survey) -> tuple[object, ...]:
+    """What changes when a node is started with another version or other flags. Models of Ollama and LM Studio come and go."""
+    if found.kind in (NodeKind.OLLAMA, NodeKind.LMSTUDIO):
+        return found.kind, found.version
+    models = tuple((model.name, model.capabilities, model.context_length) for model in found.models)
+    return found.kind, found.version, found.slots, models, tuple(one.context_length for one in found.resident)
 
 
 def _loading() -> Survey:

@@ -48,7 +48,7 @@ class Monitor:
         self._seen: dict[str, asyncio.Event] = {}
         # What the look that is under way will set: a look that is asked for meanwhile comes after it.
         self._looking: dict[str, asyncio.Event] = {}
-        self._asked: dict[str, set[tuple[str, str]]] = {}
+        self._asked: dict[str, set[tuple[str, str, str]]] = {}
         # When work that broke last asked for a look.
         self._broke: dict[str, float] = {}
         engine.listen(self._heard, NodeAdded, NodeChanged, HealthChanged, NodeRemoved)
@@ -112,10 +112,12 @@ class Monitor:
                     )
             case NodeChanged(node=node):
                 self.look(node.id)
-            case HealthChanged(node=node_id):
+            case HealthChanged(node=node_id, new=new):
                 # A node that went down is looked at every second from now on, not at the end of its last interval.
                 if node_id in self._woken:
                     self._woken[node_id].set()
+                    if new == Health.DOWN:
+                        self._forget(node_id)
             case NodeRemoved(node=node_id):
                 watcher = self._watchers.pop(node_id, None)
                 if watcher is not None:
@@ -133,7 +135,16 @@ class Monitor:
             return
         if event.at - self._broke.get(event.node, -inf) >= AGAIN_SECONDS:
             self._broke[event.node] = event.at
+            if event.cut or event.unreachable:  # it may be back before the look, as another
+                self._forget(event.node)
             self.look(event.node)
+
+    def _forget(self, node_id: str) -> None:
+        """What comes back there may have been started with other flags, or be another version: all of it is asked again."""
+        self._asked.pop(node_id, None)
+        known = self._engine.state.nodes.get(node_id)
+        if known is not None:
+            self._surveyor.forget(known.node)
 
     async def _watch(self, node_id: str) -> None:
         while node_id in self._engine.state.nodes:
@@ -185,13 +196,14 @@ class Monitor:
             return await self._surveyor.survey(node)
 
     async def _ask_about_new_models(self, node_id: str, survey: Survey) -> None:
-        """`/api/tags` leaves capabilities out; each model is asked about once for each digest."""
+        """`/api/tags` leaves capabilities out; each model is asked about once for each digest and version of the node."""
         if survey.kind is not NodeKind.OLLAMA:
             return
         asked = self._asked.setdefault(node_id, set())
-        asked &= {(model.name, model.digest) for model in survey.models}
-        new = [model for model in survey.models if (model.name, model.digest) not in asked][: max(0, MODELS_ASKED - len(asked))]
-        for model in new:
+        version = survey.version  # a newer one knows more of the same model
+        asked &= {(model.name, model.digest, version) for model in survey.models}
+        new = [model for model in survey.models if (model.name, model.digest, version) not in asked]
+        for model in new[: max(0, MODELS_ASKED - len(asked))]:
             known = self._engine.state.nodes.get(node_id)
             if known is None:
                 return
@@ -202,6 +214,6 @@ class Monitor:
                 if not isinstance(error, BadReply):
                     return  # it does not answer: the rest is asked after the next look
                 learned = None
-            asked.add((model.name, model.digest))
+            asked.add((model.name, model.digest, version))
             if learned is not None and node_id in self._engine.state.nodes:
                 self._engine.publish(ModelLearned(self._engine.clock.now(), node_id, learned))

@@ -28,3 +28,7 @@ class NamingSurveyor:
     async def show(self, node: Node, model: Model) -> Model:
         """As the surveyor inside, which asks by the node's own name. Raises what that raises."""
         return await self._inner.show(node, model)
+
+    def forget(self, node: Node) -> None:
+        """As the surveyor inside."""
+        self._inner.forget(node)
