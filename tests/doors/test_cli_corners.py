@@ -10,13 +10,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from sollol.cli.demo_failover import Observations, summary
+from sollol.cli.demo import print_observations
+from sollol.cli.demo_failover import Observations
 from sollol.cli.main import FAILED, OK, USAGE, run
 from sollol.cli.stage import ask, poll
 
@@ -217,13 +219,16 @@ def test_down_and_a_process_of_somebody_else(tmp_path):
 # the demonstration
 
 
-def test_figures_of_the_story_are_lines_for_people():
+def test_figures_of_the_story_are_lines_for_people(capsys):
     found = Observations("gpu", 10, 9, 1, 0, 2, 3, 0.5, 2.0, None, 0.25, 1.5, None)
-    lines = summary(found)
-    assert not found.good
-    assert "lost                       1" in lines
-    assert "moved to another node      2  (3 were running on gpu when it died)" in lines
-    assert lines[-1] == "return until its answer    –"
+    assert print_observations(found, as_json=False) == FAILED
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["", "Measured"]
+    assert "   lost                       1" in lines
+    assert "   moved to another node      2  (3 were running on gpu when it died)" in lines
+    assert lines[-1] == "   return until its answer    –"
+    assert print_observations(replace(found, lost=0, used_again=2.0), as_json=True) == OK
+    assert json.loads(capsys.readouterr().out)["good"] is True
 
 
 def test_an_answer_that_does_not_come_is_an_error_in_words(unused_tcp_port):

@@ -17,6 +17,7 @@ from sollol.cli.options import json_option, print_json, seconds
 from sollol.errors import PortTaken
 
 if TYPE_CHECKING:
+    from sollol.cli.demo_failover import Observations
     from sollol.cli.stage import Stage
 
 MODEL: Final = "llama3.2:1b"
@@ -59,9 +60,15 @@ def demo(failover: bool, once: bool, port: int | None, speed: float, as_json: bo
 
 
 def _failover(stage: Stage, as_json: bool) -> int:
-    from sollol.cli.demo_failover import as_dict, summary, tell_failover  # noqa: PLC0415 - only this one needs it
+    from sollol.cli.demo_failover import tell_failover  # noqa: PLC0415 - only this one needs it
 
-    found = tell_failover(stage, (lambda _: None) if as_json else click.echo)
+    return print_observations(tell_failover(stage, (lambda _: None) if as_json else click.echo), as_json)
+
+
+def print_observations(found: Observations, as_json: bool) -> int:
+    """What was measured, and the exit code: 0 only if no request was lost."""
+    from sollol.cli.demo_failover import as_dict, summary  # noqa: PLC0415 - only this one needs it
+
     if as_json:
         print_json(as_dict(found))
     else:
