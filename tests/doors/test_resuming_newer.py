@@ -19,6 +19,7 @@ from sollol.emulator.presets import LLAMA_8B, same
 from sollol.emulator.server import EmulatedCluster
 from sollol.emulator.specs import NodeSpec
 from sollol.engine import stall as stalls
+from sollol.wire import translate
 
 QUICK = NodeSpec(prefill=1e6, decode=20_000, slots=8, load_gbps=1e6, models=(replace(LLAMA_8B, answer_tokens=24),))
 STORY = "Tell me a story"
@@ -411,3 +412,42 @@ async def test_what_is_cut_within_an_event_or_a_character_is_said_again_by_the_n
             tokens = said[:cut].count(b"\n\n")
             assert last["usage"]["output_tokens"] == tokens + 2, cut
             assert last["usage"]["input_tokens"] == 12 - tokens, cut
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_document_without_measure_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translate, "GATHERED_BYTES", 600)
+    async with EmulatedCluster(nodes(NodeKind.LLAMACPP)) as cluster, front(*preferred(cluster)) as gate:
+        reply = await gate.ask("POST", path, await body_of(gate, path))
+        assert reply.status == 502
+        assert b"cannot be kept" in reply.body
+        assert [node.stats.inference for node in cluster.nodes] == [1, 1]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_has_no_words_is_told_once_also_where_the_node_dies_then(ends: bool) -> None:
+    """Blocks of messages do not overlap: nothing can be said of a call that goes on when it was over."""
+
+    def call(index: int, text: str, **more: Any) -> bytes:
+        return chunk(tool_calls=[{"index": index, **more, "function": {"arguments": text, **({"name": "f"} if more else {})}}])
+
+    said = call(0, "{}", id="a") + call(1, "{}", id="b") + call(0, "more") + chunk(content="unseen")
+    end = chunk(finish="tool_calls") + b"data: [DONE]\n\n" if ends else b""
+    async with canned(streaming(said + end)) as node, front(f"http://127.0.0.1:{node.port}") as gate:
+        reply = await gate.ask("POST", MESSAGES, await body_of(gate, MESSAGES, stream=True))
+        assert "went back to a tool call" in failure_of(MESSAGES, reply)
+        assert [event["type"] for event in events_of(reply.body)].count("error") == 1
+        assert b"unseen" not in reply.body
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_race_is_won_by_the_first_words(path: str) -> None:
+    async with EmulatedCluster(nodes(NodeKind.LLAMACPP)) as cluster, front(*cluster.urls) as gate:
+        for stream in (True, False):
+            body = await body_of(gate, path, stream=stream)
+            truth, _ = read(path, await gate.ask("POST", path, body))
+            for node in cluster.nodes:
+                node.faults.set(die_after=5, times=1)
+                text, _ = read(path, await gate.ask("POST", path, body, {"X-SOLLOL-Hedge": "2"}))
+                node.faults.clear()
+                assert text == truth, stream

@@ -85,10 +85,10 @@ class RetoldAttempt(PlainAttempt):
     def _close(self, ending: Ending) -> None:
         """The node has said all of it."""
         made, sink = self._made, self._sink
-        told_so = made.problem is not None
+        told_so = made.problem is not None and sink.started
         tail = made.finish(self._clock.now())
         if made.problem is not None and not (told_so or tail):
-            # It cannot be read, which nobody has told the client yet.
+            # It cannot be told, and nobody has said so to the client yet.
             self._finish(Result(BadReply(self._node, made.problem), status=self._status, sent=sink.started, broken=True))
             return
         if not sink.started:
@@ -101,11 +101,13 @@ class RetoldAttempt(PlainAttempt):
 
     def _fail(self, error: NodeError) -> None:
         """If what was said is all there is to say, nothing is missing but its end."""
-        said = self._said
+        said, made = self._said, self._made
         said.read()
-        if not said.done:
+        if made.problem is not None and self._sink.started:
+            self._close(Ending(False))  # its last words were sent already
+        elif not said.done:
             self._finish(Result(error=error, status=self._status, sent=self._sink.started, broken=True))
-            return
-        self._tell(said.rest(self._counts()), self._clock.now())
-        # What brings it into shape has changed the counters of the last line: they are not the node's own any more.
-        self._close(Ending(True) if self._shapes else said.ending())
+        else:
+            self._tell(said.rest(self._counts()), self._clock.now())
+            # What brings it into shape has changed the counters of the last line: they are not the node's own any more.
+            self._close(Ending(True) if self._shapes else said.ending())
