@@ -120,6 +120,7 @@ async def test_nodes_are_listed() -> None:
             "failure_rate": None,
             "last_error": "",
             "draining": False,
+            "names": {},
         }
         for name in (node.id, "big", "BIG", node.id.replace(":", "%3A")):
             assert (await door.ask("GET", f"/api/nodes/{name}")).json["id"] == node.id
@@ -209,6 +210,12 @@ async def test_changes() -> None:
         ("POST /api/nodes", b'{"url": "127.0.0.1:9", "slots": 0}', "$.slots"),
         ("POST /api/nodes", b'{"url": "127.0.0.1:9", "api_key": "a\\nb: c"}', "$.api_key"),
         ("POST /api/nodes", b'{"url": "127.0.0.1:9", "colour": 1}', "colour"),
+        ("POST /api/nodes", b'{"url": "127.0.0.1:9", "names": {"a": 1}}', "$.names"),
+        ("POST /api/nodes", b'{"url": "127.0.0.1:9", "names": {"": "a"}}', "$.names"),
+        ("POST /api/nodes", b'{"url": "127.0.0.1:9", "names": {" ": "a"}}', "names: a name is empty"),
+        ("POST /api/nodes", b'{"url": "127.0.0.1:9", "names": {"a": "b", "A:latest": "c"}}', "twice"),
+        ("PATCH /api/nodes/n", b'{"names": null}', "$.names"),
+        ("PATCH /api/nodes/n", b'{"names": ["a"]}', "$.names"),
         ("POST /api/nodes", b'{"url": "\xff"}', "JSON"),
         ("POST /api/nodes", b"[" * 10_000, "array"),
         ("POST /api/nodes", b'{"url": ' + b"[" * 10_000, "array"),

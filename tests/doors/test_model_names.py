@@ -336,3 +336,30 @@ async def test_right_after_the_start_no_fallback_answers_for_a_model_that_is_the
             assert (reply.status, reply.header("x-sollol-fallback")) == (200, "")
         finally:
             await running.close(0.0)
+
+
+async def test_a_node_that_is_added_brings_names_of_its_own_and_may_get_others() -> None:
+    async with EmulatedCluster([spec("one", ModelSpec("mine:8b"))]) as made, front() as door:
+        node = {"url": made.nodes[0].url, "name": "one", "names": {"Mine:8b": "Qwen3:8b"}}
+        added = await door.ask("POST", "/api/nodes", node)
+        assert (added.status, added.json["models"], added.json["names"]) == (201, ["qwen3:8b"], {"mine:8b": "qwen3:8b"})
+        for stream in (True, False):
+            reply = await door.ask("POST", "/api/chat", {"model": "qwen3:8b", "messages": MESSAGES, "stream": stream})
+            assert (reply.status, set(models_of(reply))) == (200, {"qwen3:8b"})
+        assert sent(made, "/api/chat") == ["mine:8b"] * 2
+        changed = await door.ask("PATCH", "/api/nodes/one", {"names": {"mine:8b": "other"}})
+        assert (changed.json["models"], changed.json["names"]) == (["other:latest"], {"mine:8b": "other:latest"})
+        reply = await door.ask("POST", "/api/chat", {"model": "other", "messages": MESSAGES})
+        assert (reply.status, set(models_of(reply))) == (200, {"other"})
+        assert (await door.ask("POST", "/api/chat", {"model": "qwen3:8b", "messages": MESSAGES})).status == 404
+        plain = await door.ask("PATCH", "/api/nodes/one", {"names": {}})
+        assert (plain.json["models"], plain.json["names"]) == (["mine:8b"], {})
+
+
+async def test_a_node_cannot_call_a_model_by_an_alias() -> None:
+    async with cluster(spec("one", QWEN), aliases={"gpt-4o": "qwen3:32b"}) as (door, _):
+        for method, path, more in (("POST", "/api/nodes", {"url": "127.0.0.1:9"}), ("PATCH", "/api/nodes/one", {})):
+            reply = await door.ask(method, path, {**more, "names": {"mine": "GPT-4o"}})
+            assert reply.status == 400
+            assert reply.json["error"] == "names: 'gpt-4o', which is an alias of 'qwen3:32b': name the model itself"
+        assert len((await door.ask("GET", "/api/nodes")).json["nodes"]) == 1

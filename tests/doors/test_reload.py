@@ -99,6 +99,18 @@ async def opened(folder: Path, text: str = "") -> AsyncIterator[Reloaded]:
             await running.close(0.0)
 
 
+async def test_names_that_were_given_with_a_node_stay(tmp_path):
+    async with EmulatedCluster([spec("a")]) as cluster, opened(tmp_path) as gate:
+        added = await gate.ask("POST", "/api/nodes", {"url": cluster.urls[0], "name": "a", "names": {MODEL: "mine:1b"}})
+        assert added.json["models"] == ["mine:1b"]
+        await gate.reload('[aliases]\n"gpt" = "mine:1b"\n')
+        for name in ("mine:1b", "gpt"):
+            reply = await gate.ask("POST", "/api/chat", chat() | {"model": name})
+            assert (reply.status, reply.json["model"]) == (200, name)
+        await gate.reload('[aliases]\n"mine:1b" = "other"\n')  # the settings go before
+        assert (await gate.ask("POST", "/api/chat", chat() | {"model": "mine:1b"})).status == 404
+
+
 async def test_nothing_new_changes_nothing(tmp_path):
     async with EmulatedCluster([spec("a")]) as cluster, opened(tmp_path, node(cluster.urls[0])) as gate:
         before = gate.context.config

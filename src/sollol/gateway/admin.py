@@ -6,7 +6,7 @@ A framework for these dozen small paths would add a second way of routing, refus
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -27,6 +27,7 @@ from sollol.gateway.http import Request
 from sollol.gateway.shapes import Health, NewNode, NodeChange, NodeCount, NodeInfo, NodeList, Queue, Removed, Waiting
 from sollol.gateway.targets import find, known_names, reachable, usable
 from sollol.wire.address import parse_endpoint
+from sollol.wire.catalogue import Catalogue
 
 Handler = Callable[[Gateway, Request, Sink], Awaitable[None]]
 
@@ -108,12 +109,14 @@ async def add_node(gateway: Gateway, request: Request, sink: Sink) -> None:
         slots=new.slots,
         api_key=new.api_key,
         origin=Origin.API,
+        names=_names(gateway, new.names),
     )
     known = gateway.finder.add(wanted)
     if known.id in before and known.origin is not Origin.API:
         raise Conflict(f"this node is known already as '{known.id}'")
     if known.id in before and known != msgspec.structs.replace(wanted, id=known.id, kind=known.kind, emulated=known.emulated):
         raise Conflict(f"this node is known already as '{known.id}'")
+    gateway.name_models()
     await gateway.monitor.looked([known.id])
     state = gateway.engine.state.nodes.get(known.id)
     if state is None:
@@ -127,20 +130,26 @@ async def add_node(gateway: Gateway, request: Request, sink: Sink) -> None:
 
 
 async def change_node(gateway: Gateway, request: Request, sink: Sink) -> None:
-    """Change name, priority, slots, draining or key of a node."""
+    """Change name, priority, slots, draining, key or names of models of a node."""
     state = _node(gateway, request)
     change = _read(request.body, NodeChange)
     if isinstance(change.name, str) and change.name:
         _free_name(gateway, change.name, state.id)
     wanted = {field: value for field in NodeChange.__struct_fields__ if (value := getattr(change, field)) is not UNSET}
+    if change.names is not UNSET:
+        wanted["names"] = _names(gateway, change.names)
     gateway.engine.publish(NodeChanged(gateway.engine.clock.now(), msgspec.structs.replace(state.node, **wanted)))
-    send_json(sink, info(gateway, gateway.engine.state.nodes[state.id]))
+    if change.names is not UNSET:
+        gateway.name_models()
+        await gateway.monitor.looked([state.id])  # which tells its models under their names
+    send_json(sink, info(gateway, state))
 
 
 async def remove_node(gateway: Gateway, request: Request, sink: Sink) -> None:
     """Forget a node; it is not found again until it is named. What runs there goes on to its end."""
     node = _node(gateway, request)
     gateway.finder.remove(node.id)
+    gateway.name_models()
     send_json(sink, Removed(node.id, True))
 
 
@@ -188,6 +197,7 @@ def info(gateway: Gateway, node: NodeState) -> NodeInfo:
         failure_rate=round(node.health.failure_rate(now), 4) if worked else None,
         last_error=node.last_error,
         draining=node.node.draining,
+        names=dict(node.node.names),
     )
 
 
@@ -210,6 +220,14 @@ def _free_name(gateway: Gateway, name: str, own: str = "") -> None:
     taken = find(gateway, name) if name else None
     if taken is not None and taken.id != own:
         raise Conflict(f"the name '{name}' is taken by node '{taken.id}'")
+
+
+def _names(gateway: Gateway, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Names that a node has for models, checked as those of the settings are."""
+    try:
+        return tuple(Catalogue(gateway.config.aliases, {"names": given}).names["names"].items())
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
 
 
 def _read(body: bytes, form: type[T]) -> T:

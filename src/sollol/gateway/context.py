@@ -28,7 +28,8 @@ class Gateway:
     """One running gateway. ``started`` is on the engine's clock; ``address`` is where it listens ("http://host:port").
 
     ``statistics`` and ``metrics`` count only while they listen to the engine. ``reload`` reads the settings again; None where
-    they were given by a program and cannot be read. ``catalogue`` is what the names of models mean by the settings.
+    they were given by a program and cannot be read. ``catalogue`` is what the names of models mean by the settings
+    and by what was said of nodes since (`name_models`).
     """
 
     config: Config
@@ -48,3 +49,13 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.catalogue = catalogue_of(self.config)
+
+    def name_models(self) -> None:
+        """Take what names mean by the settings and by the nodes that are known now. A name that is an alias stays that."""
+        plain = catalogue_of(self.config)
+        tables = {
+            f"names of node '{node.id}'": {own: public for own, public in node.node.names if public not in plain.aliases}
+            for node in self.engine.state.nodes.values()
+            if node.node.names
+        }
+        self.catalogue = Catalogue(self.config.aliases, {**plain.names, **tables}, self.config.fallbacks) if tables else plain

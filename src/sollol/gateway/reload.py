@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sollol.assemble import House, configured_nodes
 from sollol.config import Config, Log
-from sollol.config_sources import TABLES, catalogue_of, leaves
+from sollol.config_sources import TABLES, leaves
 from sollol.core.events import NodeChanged
 from sollol.core.types import Node, Origin
 from sollol.errors import BadRequest
@@ -78,7 +78,7 @@ class Reload:
         later = [path for path in _differing(config, wanted) if not path.startswith("nodes[")]
         gateway = self._gateway
         gateway.config = config
-        gateway.catalogue = catalogue_of(config)
+        gateway.name_models()
         if any(path.startswith(("auth.", "gateway.allowed_origins")) for path in changed):
             gateway.guard = guard_of(config, gateway.guard.id)
         if any(path.startswith("limits.") for path in changed):
@@ -87,6 +87,7 @@ class Reload:
         if any(path.startswith("log.") for path in changed):
             self._tell(config.log)
         done = Reloaded(changed, self._take_nodes(before, config), later)
+        gateway.name_models()
         _say(done)
         warn_if_open(config)
         return done

@@ -10,6 +10,10 @@ Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the last resort, h
 Slots = Annotated[int, Meta(ge=1, le=4096)]
 Key = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f/]*$")]
+ModelName = Annotated[str, Meta(min_length=1, max_length=1000)]
+ModelNames = Annotated[
+    dict[ModelName, ModelName], Meta(max_length=1000, description="what the node calls a model -> what it is called here")
+]
 
 
 class NewNode(Struct, forbid_unknown_fields=True):
@@ -20,12 +24,13 @@ class NewNode(Struct, forbid_unknown_fields=True):
     priority: Priority = 5
     slots: Slots | None = None
     api_key: Key | None = None
+    names: ModelNames = {}
 
 
 class NodeChange(Struct, forbid_unknown_fields=True):
     """What to change; what is left out stays. ``slots`` null: learn them again. ``draining``: nothing new goes there.
 
-    ``api_key`` null: none is sent.
+    ``api_key`` null: none is sent. ``names``: all of them; those that are left out hold no more.
     """
 
     name: Name | UnsetType = UNSET
@@ -33,6 +38,7 @@ class NodeChange(Struct, forbid_unknown_fields=True):
     slots: Slots | UnsetType | None = UNSET
     draining: bool | UnsetType = UNSET
     api_key: Key | UnsetType | None = UNSET
+    names: ModelNames | UnsetType = UNSET
 
 
 class NodeInfo(Struct, kw_only=True):
@@ -56,6 +62,7 @@ class NodeInfo(Struct, kw_only=True):
     failure_rate: float | None
     last_error: str
     draining: bool
+    names: dict[str, str]
     warning: str | UnsetType = UNSET
 
 
