@@ -13,6 +13,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # How many tests run at a time, and what pytest is told besides: make test ARGS="tests/unit -x".
 JOBS ?= auto
 ARGS ?=
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+# The tests that reach every branch of core and wire, and nothing else but these two.
+PURE := tests/unit/core tests/unit/wire
+COVERED := --cov=sollol.core --cov=sollol.wire --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,7 +28,12 @@ run: install ## run the gateway; without any node it starts emulated ones
 
 test: $(VENV)/.developing ## run every test
 	@scripts/install_test_packages.sh
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(PYTEST) $(PURE) $(COVERED)
+	@$(PYTEST) $(addprefix --ignore=,$(PURE))
+else
+	@$(PYTEST) $(ARGS)
+endif
 
 lint: $(VENV)/.developing ## style, types, the floors of the house, and that the package builds
 	$(BIN)/ruff check .
