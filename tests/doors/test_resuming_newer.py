@@ -447,7 +447,7 @@ async def test_a_race_is_won_by_the_first_words(path: str) -> None:
             body = await body_of(gate, path, stream=stream)
             truth, _ = read(path, await gate.ask("POST", path, body))
             for node in cluster.nodes:
-                node.faults.set(die_after=5, times=1)
+                node.faults.set(die_after=5)
                 text, _ = read(path, await gate.ask("POST", path, body, {"X-SOLLOL-Hedge": "2"}))
                 node.faults.clear()
                 assert text == truth, stream
