@@ -200,10 +200,18 @@ def default_config_file(environ: Mapping[str, str]) -> Path:
     return _user_folder(environ, windows="APPDATA", xdg="XDG_CONFIG_HOME", home=(".config",)) / "sollol.toml"
 
 
+def home_folder() -> Path:
+    """The home of the user of this process; the root for one without a home, as many programs in containers run."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def _user_folder(environ: Mapping[str, str], *, windows: str, xdg: str, home: tuple[str, ...]) -> Path:
     if sys.platform == "win32":
-        return Path(environ.get(windows) or Path.home()) / "sollol"
-    own = Path(environ.get("HOME") or Path.home())
+        return Path(environ.get(windows) or home_folder()) / "sollol"
+    own = Path(environ.get("HOME") or home_folder())
     if sys.platform == "darwin":
         return own / "Library" / "Application Support" / "sollol"
     chosen = environ.get(xdg, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -273,6 +274,18 @@ def test_folders_of_the_platform():
     assert default_data_dir({**home, "XDG_DATA_HOME": "/data"}) == Path("/data/sollol")
     assert default_data_dir({**home, "XDG_DATA_HOME": "relative"}) == Path("/home/ann/.local/share/sollol")
     assert default_config_file(home) == Path("/home/ann/.config/sollol/sollol.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_user_without_a_name_and_a_home():
+    """As containers are often run: under any number."""
+    program = (
+        "import os; from sollol.config_sources import load; from sollol.drivers.docker import default_sockets;"
+        "os.environ.pop('HOME', None); os.setuid(54321); os.chdir('/');"
+        "print(load().config.data_dir, default_sockets()[1])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.stdout, found.stderr) == ("/.local/share/sollol /.docker/run/docker.sock\n", "")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
+from sollol.config import home_folder
 from sollol.core.topology import Candidate, Found, Network, allowed
 from sollol.core.types import Endpoint, Origin
 from sollol.drivers.interfaces import resolve
@@ -30,7 +31,7 @@ def default_sockets(docker_host: str = "") -> tuple[Path, ...]:
     if docker_host:
         scheme, _, path = docker_host.partition("://")
         return (Path(path),) if scheme == "unix" and path else ()
-    places = [Path("/var/run/docker.sock"), Path.home() / ".docker" / "run" / "docker.sock"]
+    places = [Path("/var/run/docker.sock"), home_folder() / ".docker" / "run" / "docker.sock"]
     if hasattr(os, "getuid"):
         places.append(Path(f"/run/user/{os.getuid()}/docker.sock"))
     return tuple(places)
