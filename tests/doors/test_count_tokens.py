@@ -95,3 +95,31 @@ def _counting(status: int, answer: Any) -> Callable[[Seen], Awaitable[None]]:
             seen.reply(status, answer)
 
     return count
+
+
+async def test_an_alias_and_a_node_that_is_named() -> None:
+    async with scripted("m:latest") as one, scripted("m:latest") as two:
+        one.answers["POST", PATH] = _counting(200, {"input_tokens": 1})
+        two.answers["POST", PATH] = _counting(200, {"input_tokens": 2})
+        async with front(one.url, two.url, aliases={"mine": "m"}) as gate:
+            for node, tokens in ((one, 1), (two, 2)):
+                reply = await gate.ask("POST", PATH, {"model": "mine", **ASKED}, {"X-SOLLOL-Node": node.id})
+                assert (reply.status, reply.json, reply.header("x-sollol-node")) == (200, {"input_tokens": tokens}, node.id)
+            assert one.asked("POST", PATH)[-1].json["model"] == "m:latest"
+
+
+async def test_the_estimate_of_a_gateway_behind_this_one_is_no_count() -> None:
+    async def guesses(seen: Seen) -> None:
+        if seen.body == b"{}":  # a look at what it can do
+            seen.reply(400, {"error": {"message": "model is required"}})
+            return
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-SOLLOL-Estimated: input_tokens\r\n"
+        seen.transport.write(head + b'Content-Length: 18\r\n\r\n{"input_tokens":9}')
+
+    async with scripted("m:latest") as node:
+        node.answers["POST", PATH] = guesses
+        async with front(node.url) as gate:
+            reply = await gate.ask("POST", PATH, {"model": "m", **ASKED})
+            assert (reply.status, reply.header("x-sollol-estimated")) == (200, "input_tokens")
+            assert reply.json["input_tokens"] != 9
+            assert len(node.asked("POST", PATH)) > 1

@@ -262,6 +262,20 @@ async def test_a_model_whose_nodes_all_fail_is_answered_by_its_fallback() -> Non
             assert reply.header("x-sollol-fallback").startswith("all nodes failed: ")
 
 
+async def test_a_model_whose_nodes_fail_and_whose_fallbacks_fail_too_says_why_itself() -> None:
+    async def fails(seen: Seen) -> None:
+        seen.reply(500, {"error": "llama runner process has terminated"})
+
+    async with scripted("big:latest") as one, scripted("small:latest") as two:
+        one.answers["POST", "/api/chat"] = two.answers["POST", "/api/chat"] = fails
+        async with front(one.url, two.url, fallbacks={"big": ("small", "not-there")}) as door:
+            reply = await door.ask("POST", "/api/chat", {"model": "big", "messages": MESSAGES, "stream": False})
+            assert reply.status >= 500
+            assert one.id in reply.json["error"]
+            assert two.id not in reply.json["error"]
+            assert two.asked("POST", "/api/chat")
+
+
 async def test_a_client_that_leaves_ends_an_aliased_answer() -> None:
     slow = NodeSpec("one", prefill=1e6, decode=20, load_gbps=1e6, models=(ModelSpec("tiny:1b", answer_tokens=500),))
     async with cluster(slow, aliases={"gpt-4o": "tiny:1b"}) as (door, made):

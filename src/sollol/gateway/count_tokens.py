@@ -64,9 +64,6 @@ class CountTokens:
     async def __call__(self, request: Request, sink: Sink) -> None:
         """Answer one request. Raises a `SollolError`: unknown model, no node, or a request that cannot be read."""
         task = self._inference.task(request)
-        known = self._gateway.catalogue.special.get(task.model)
-        if known is not None:
-            task = msgspec.structs.replace(task, model=known.model)
         nodes = self._holders(task)
         for node, way in _ways(nodes):
             try:
