@@ -184,6 +184,17 @@ async def test_the_words_of_another_key_are_not_given_where_nodes_know_keys(clus
         assert asked(cluster) == 2
 
 
+@pytest.mark.parametrize(("keys", "cost"), [((), 2), (("a", "b"), 1)], ids=["nodes know keys", "the gateway knows keys"])
+async def test_two_keys_share_an_answer_under_way_only_where_they_stay_here(keys: tuple[str, ...], cost: int) -> None:
+    slower = [replace(spec, decode=500) for spec in same(2, QUICK)]
+    async with EmulatedCluster(slower) as cluster, front(*cluster.urls, auth=Auth(keys=keys)) as gate:
+        body = chat(**FIXED)
+        headers = [{"Authorization": f"Bearer {key}"} for key in "abab"]
+        replies = await asyncio.gather(*(gate.ask("POST", "/api/chat", body, given) for given in headers))
+        assert [reply.status for reply in replies] == [200] * 4
+        assert asked(cluster) == cost
+
+
 async def test_a_model_that_was_made_anew_answers_for_itself(cluster: EmulatedCluster) -> None:
     path, body = "/api/generate", {"model": "mine", "prompt": "Tell me", **FIXED}
     async with front(*cluster.urls) as gate:

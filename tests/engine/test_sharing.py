@@ -316,11 +316,63 @@ async def test_the_place_and_the_time_of_the_first_one_are_its_own() -> None:
         home.add("a", answers, slots=1)
         busy = home.ask()
         await turns()
-        first = home.ask(key=KEY, priority=2, deadline=home.clock.now() + 0.1)
-        follower = home.ask(key=KEY, priority=2)
+        first = home.ask(key=KEY, priority=2, deadline=home.clock.now() + 0.29)
+        follower = home.ask(key=KEY, priority=2, deadline=home.clock.now() + 0.85)
+        await turns()
+        assert home.admission.waiting == 1
         assert isinstance(await first.error(), DeadlineExceeded)
         await busy.outcome()
         assert (await follower.outcome()).status == 200
+
+
+@pytest.mark.parametrize("deadline", [None, 10.0])
+async def test_who_has_far_more_time_does_not_lose_its_place_with_the_first_one(deadline: float | None) -> None:
+    async with house() as home:
+        sharing(home)
+        home.add("a", answers, slots=1)
+        busy = home.ask(client="x")
+        await turns()
+        first = home.ask(key=KEY, deadline=home.clock.now() + 0.1, client="y")
+        patient = home.ask(key=KEY, deadline=None if deadline is None else home.clock.now() + deadline, client="z")
+        await turns()
+        later = home.ask(client="w")
+        assert isinstance(await first.error(), DeadlineExceeded)
+        for request in (busy, patient, later):
+            await request.outcome()
+        begun = [request.running.result().first_byte for request in (patient, later)]
+        assert begun[0] < begun[1]
+
+
+async def test_who_asks_for_a_race_does_not_join_one_that_runs_alone_before_its_first_word() -> None:
+    async with house() as home:
+        sharing(home)
+        home.add("a", answers, slots=4)
+        alone = home.ask(key=KEY)
+        race, again = home.ask(key=KEY, hedge=2), home.ask(key=KEY, hedge=2)
+        await asyncio.sleep(0.15)
+        late = home.ask(key=KEY, hedge=3)
+        for request in (alone, race, again, late):
+            await request.outcome()
+        assert len(home.transport.sent) == 2
+
+
+async def test_the_first_one_leaves_while_all_wait_and_its_place_is_kept() -> None:
+    async with house() as home:
+        sharing(home)
+        home.add("a", answers, slots=1)
+        busy = home.ask(client="x")
+        await turns()
+        first, follower = home.ask(key=KEY, client="y"), home.ask(key=KEY, client="z")
+        await turns()
+        later = home.ask(client="w")
+        await turns()
+        first.leave()
+        for request in (busy, follower, later):
+            await request.outcome()
+        assert follower.sink.body == 3 * WORD + LAST
+        assert follower.running.result().first_byte < later.running.result().first_byte
+        assert len(home.transport.sent) == 3
+        assert home.state.nodes["a"].in_flight == 0
 
 
 async def test_who_is_refused_for_a_full_queue_refuses_nobody_else() -> None:

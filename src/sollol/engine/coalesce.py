@@ -30,8 +30,9 @@ class Keeper(Protocol):
 class Coalesce:
     """The layer. ``join`` false: every request works for itself, and the keeper still hears of the answers.
 
-    Who joins must not fare worse than alone: while the first one still waits for a node, a request with a higher priority
-    starts on its own, and a hurried one never waits for one in mode "async".
+    Who joins must not fare worse than alone: while the first one still waits for a node, a request with a higher priority, or
+    with far more time, starts on its own; so does one that asks for a race until the first word has come, and a hurried one
+    never waits for one in mode "async".
     """
 
     def __init__(self, engine: Engine, counts: Counts, keeper: Keeper, *, join: bool = True) -> None:

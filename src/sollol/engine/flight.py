@@ -17,6 +17,9 @@ WHOLE_BYTES: Final = 4 << 20
 LAG_BYTES: Final = 4 << 20
 """Who reads so much more slowly than others of the same answer is cut loose."""
 
+PATIENCE: Final = 3.0
+"""Who has more than so many times the time of the first one does not wait with it."""
+
 # What is said of the way that one request took, and not true of another one.
 _OWN: Final = frozenset({b"x-sollol-score", b"x-sollol-attempts", b"x-sollol-queue-ms", b"x-sollol-reason", b"x-sollol-mode"})
 _SHARED: Final[Header] = (b"x-sollol-cache", b"shared")
@@ -57,7 +60,21 @@ class Flight:
             return False
         if self.task.mode is Mode.ASYNC and task.mode is not Mode.ASYNC:
             return False
-        return self._sent or self.started or task.priority <= self.task.priority
+        if self.started:
+            return True
+        if (task.hedge or 1) > (self.task.hedge or 1):
+            return False
+        return self._sent or (task.priority <= self.task.priority and self._waits_for(task))
+
+    def _waits_for(self, task: Task) -> bool:
+        """Whether the work, which still waits for a node, would not give up long before `task` has to: that would cost it its
+        place in the queue. Times that differ little are those of clients that are alike.
+        """
+        until = self.task.deadline
+        if until is None:
+            return True
+        now = self.clock.now()
+        return task.deadline is not None and task.deadline - now <= PATIENCE * (until - now)
 
     def start(self, call_next: Handler) -> None:
         """Let the work run."""
