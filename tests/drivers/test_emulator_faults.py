@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.emulated import Got, ask
+from tests.support.emulated import Got, ask, encode
 from tests.support.wait import until
 
 from sollol.core.types import NodeKind
@@ -154,13 +154,21 @@ async def test_a_connection_that_dies(after):
         assert (await chat(node)).complete
 
 
-async def test_a_stall_keeps_the_connection_and_the_slot_until_the_client_leaves():
+async def test_a_stall_keeps_the_connection_until_the_client_leaves():
     async with EmulatedCluster([NODE]) as cluster:
         node = cluster.nodes[0]
+        assert (await chat(node)).complete  # the model is loaded
         node.faults.set(stall_after=3)
+        reader, writer = await asyncio.open_connection(node.host, node.port)
+        writer.write(encode("POST", "/api/generate", {"model": "chat", "prompt": "x"}))
+        for _ in range(3):
+            await reader.readuntil(b'"done":false}\n\r\n')
         with pytest.raises(TimeoutError):
-            await ask(node, "POST", "/api/generate", {"model": "chat", "prompt": "x"}, limit=0.5)
+            await asyncio.wait_for(reader.read(1_000), 0.1)
+        assert node.open_connections == 1
+        writer.close()
         await until(lambda: node.stats.cancelled == 1)
+        assert node.stats.in_flight == 0
 
 
 async def test_bad_json_and_bad_framing():

@@ -13,7 +13,7 @@ import pytest
 from sollol.core.events import FirstToken, TaskEnded
 from sollol.core.types import Counters, Dialect, Kind, Task
 from sollol.drivers import request_log
-from sollol.drivers.request_log import JsonFormatter, RequestLog, TextFormatter, fields_of
+from sollol.drivers.request_log import LOGGER, JsonFormatter, RequestLog, TextFormatter, fields_of
 
 
 class Lines(logging.Handler):
@@ -148,6 +148,30 @@ class Stream(io.StringIO):
 
     def flush(self) -> None:
         self.written.set()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"resumed": 2, "cache": "hit", "hedged": "c:1", "text": "a b\nc", "counters": Counters(7, 9)},
+        {"first_byte": None, "counters": None},
+        {"counters": Counters(None, 9), "hedged": "c d"},
+    ],
+)
+def test_the_line_that_is_written_out_says_all_that_the_formatters_say(more: dict[str, object]) -> None:
+    for as_json, formatter in ((False, TextFormatter()), (True, JsonFormatter())):
+        stream = io.StringIO()
+        log = RequestLog(as_json=not as_json)
+        log.to(stream, as_json=as_json)
+        log.start()
+        log.on_event(ended(1, **more))
+        log.close()
+        record = logging.makeLogRecord({"name": LOGGER, "msg": "request", "levelname": "INFO", **fields_of(ended(1, **more))})
+        found, wanted = stream.getvalue().rstrip("\n"), formatter.format(record)
+        if as_json:
+            assert {**json.loads(found), "time": ""} == {**json.loads(wanted), "time": ""}
+        else:
+            assert found.split(" ", 1)[1] == wanted.split(" ", 1)[1]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -156,7 +156,7 @@ class Call:
         connection, writer = self._connection, self._writer
         self._end()
         if how == "stall":
-            return  # the connection stays open, and the request stays in the node
+            return  # the connection stays open, and the request keeps its slot for as long as its answer would have taken
         self._node.dropped(self)
         if how == "die" or (how == "end" and not writer.stream):
             connection.abort()
