@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -155,14 +156,13 @@ async def test_a_connection_that_dies(after):
 
 
 async def test_a_stall_keeps_the_connection_until_the_client_leaves():
-    async with EmulatedCluster([NODE]) as cluster:
+    async with EmulatedCluster([replace(NODE, kind=NodeKind.LLAMACPP)]) as cluster:  # it has its model loaded
         node = cluster.nodes[0]
-        assert (await chat(node)).complete  # the model is loaded
         node.faults.set(stall_after=3)
         reader, writer = await asyncio.open_connection(node.host, node.port)
-        writer.write(encode("POST", "/api/generate", {"model": "chat", "prompt": "x"}))
+        writer.write(encode("POST", "/v1/completions", {"model": "chat", "prompt": "x", "stream": True}))
         for _ in range(3):
-            await reader.readuntil(b'"done":false}\n\r\n')
+            assert b'"finish_reason":null' in await reader.readuntil(b"}\n\n\r\n")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1_000), 0.1)
         assert node.open_connections == 1
