@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
 import shutil
 import threading
@@ -59,6 +60,18 @@ def no_task_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     names = left_tasks.taken()
     assert not names or request.node.get_closest_marker("leaves_tasks"), f"tasks left running: {names}"
+
+
+@pytest.fixture(autouse=True)
+def no_log_is_left() -> Iterator[None]:
+    """What a command within the process logs to is gone after the test: standard error is another file then."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
