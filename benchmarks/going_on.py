@@ -65,7 +65,7 @@ def _wait(url: str) -> None:
         asked.request("GET", "/api/nodes")
         if any(node["state"] == "up" for node in json.loads(asked.getresponse().read())["nodes"]):
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # it looks from outside: nothing tells when the node is found
     raise RuntimeError("the gateway did not find its node")
 
 

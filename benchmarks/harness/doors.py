@@ -92,7 +92,7 @@ def await_reply(url: str, process: subprocess.Popen[bytes], limit: float, every:
             last = f"{status} {text[:200].decode(errors='replace')}"
         except (OSError, HTTPException) as error:
             last = str(error)
-        time.sleep(every)
+        time.sleep(every)  # no front door tells when it is ready
     raise Unavailable(f"no good reply within {limit:.0f} s: {last}")
 
 

@@ -68,7 +68,7 @@ def _one_life(plan: Plan, urls: list[str]) -> dict[str, Any]:
         try:
             await_reply(f"http://127.0.0.1:{port}", process, 15, every=0.005)
             started = time.monotonic() - began
-            time.sleep(2)
+            time.sleep(2)  # what is measured is a gateway that has had nothing to do
             memory = memory_mb(process.pid)
         except (Unavailable, OSError, HTTPException) as error:
             tail = " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])

@@ -6,11 +6,8 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -18,6 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.bench_stub import Seen, bench_stub
+from tests.support.same_reply import answering
 
 from sollol.cli.bench import _run, quantile, render, summarise
 from sollol.cli.bench_client import Ask, Load, Outcome, Record
@@ -285,28 +283,6 @@ async def test_what_is_no_answer_is_an_error_in_few_words(reply: str, text: str)
     assert len(load.record.outcomes) == 2
 
 
-@contextmanager
-def listing(reply: bytes) -> Iterator[str]:
-    """Something that answers whoever asks what it has, with these bytes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    with connection:
-                        connection.recv(65_536)
-                        connection.sendall(reply)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -321,7 +297,7 @@ def listing(reply: bytes) -> Iterator[str]:
     ],
 )
 def test_a_server_that_lists_nothing_is_asked_no_further(reply: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with listing(reply) as url:
+    with answering(reply) as url:
         monkeypatch.setenv("SOLLOL_URL", url)  # as all commands find their gateway
         result = CliRunner().invoke(cli, ["bench"])
     assert result.exit_code == 1

@@ -14,9 +14,11 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from tests.support.gateway import gateway, get_json
+from tests.support.need import require
 from tests.support.wait import wait_until
 
 from sollol.core.events import AttemptEnded, AttemptStarted
@@ -171,7 +173,9 @@ async def test_results_as_they_come_for_coroutines(machines):
 
 
 def test_one_array(pool):
-    numpy = pytest.importorskip("numpy")
+    require(find_spec("numpy"), "numpy: `make test` installs it")
+    import numpy
+
     texts = numbers(300)
     array = pool.embed_batch(MODEL, texts, as_array=True)
     assert (array.shape, array.dtype) == ((300, 8), numpy.float32)
@@ -449,7 +453,7 @@ def test_when_nobody_is_left_the_rest_is_given_up(monkeypatch):
 
 
 def test_vectors_of_other_lengths_have_no_place_in_an_array():
-    pytest.importorskip("numpy")
+    require(find_spec("numpy"), "numpy: `make test` installs it")
     array = InArray(None)
     array.put(0, [1.0, 2.0])
     array.put(2, [1.0, 2.0, 3.0])
@@ -572,4 +576,4 @@ def _measure(urls: list[str], told: object) -> None:
         before = resident("VmRSS")
         vectors = pool.embed_batch(MODEL, numbers(800))
         grown = resident("VmHWM") - before
-    told.send((grown, sum(sys.getsizeof(vector) + 24 * len(vector) for vector in vectors)))  # type: ignore[attr-defined]
+    told.send((grown, sum(sys.getsizeof(vector) + 24 * len(vector) for vector in vectors)))  # type: ignore[attr-defined]  # one end of a pipe

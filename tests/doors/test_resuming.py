@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 from tests.support.emulated import ask
-from tests.support.front import Front, Reply, front
+from tests.support.front import Front, Reply, ends_of, front
 
 from sollol.config import NodeSettings
-from sollol.core.events import Event, TaskEnded
 from sollol.core.types import NodeKind
 from sollol.emulator import specs
 from sollol.emulator.presets import LLAMA_8B, same
@@ -42,18 +41,6 @@ def nodes(kind: NodeKind = NodeKind.OLLAMA, count: int = 2, **fields: Any) -> li
 
 def body_of(name: str, **fields: Any) -> tuple[str, dict[str, Any]]:
     return ("/api/generate" if name == "raw" else name), {"model": MODEL, **ASKED[name], **fields}
-
-
-def listen(gate: Front) -> list[TaskEnded]:
-    """The ends of requests from now on."""
-    ended: list[TaskEnded] = []
-
-    def heard(event: Event) -> None:
-        assert isinstance(event, TaskEnded)
-        ended.append(event)
-
-    gate.context.engine.listen(heard, TaskEnded)
-    return ended
 
 
 def text_of(reply: Reply) -> str:
@@ -104,7 +91,7 @@ async def test_the_text_is_that_of_an_unbroken_answer_wherever_it_breaks(name: s
         path, body = body_of(name)
         truth = await gate.ask("POST", path, body)
         count = last_of(truth)["eval_count"]
-        ended = listen(gate)
+        ended = ends_of(gate)
         for cut in (*range(1, count + 1, 3), count - 1, count):
             for stream in (True, False):
                 reply = await first_breaks(cluster, gate, name, {fault: cut}, stream=stream)
@@ -135,7 +122,7 @@ async def test_a_stream_of_events_goes_on_as_the_same_stream(name: str, kind: No
         path, body = body_of(name, **fields)
         truth = await gate.ask("POST", path, body)
         count = chunks_of(truth)[-1]["usage"]["completion_tokens"]
-        ended = listen(gate)
+        ended = ends_of(gate)
         for number, cut in enumerate((1, 2, count // 2, count - 1, count)):
             fault = {FAULTS[number % len(FAULTS)]: cut}
             reply = await first_breaks(cluster, gate, name, fault, **fields)
@@ -234,7 +221,7 @@ async def test_an_answer_that_breaks_twice_is_whole_all_the_same(name: str, kind
     async with EmulatedCluster(nodes(kind, count=3)) as cluster, front(*preferred(cluster)) as gate:
         path, body = body_of(name, stream=True, model=await model_of(gate))
         truth = await gate.ask("POST", path, body)
-        ended = listen(gate)
+        ended = ends_of(gate)
         for node in cluster.nodes[:2]:
             node.faults.set(die_after=4)
         reply = await gate.ask("POST", path, body)

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from tests.support.canned import LLAMACPP, Canned, canned
-from tests.support.front import Front, Reply, front
+from tests.support.front import Front, Reply, ends_of, front
 
 from sollol.config import NodeSettings
 from sollol.core import stall
-from sollol.core.events import Event, TaskEnded
 from sollol.core.types import NodeKind
 from sollol.emulator import routes, specs
 from sollol.emulator.presets import LLAMA_8B, same
@@ -50,18 +49,6 @@ def nodes(kind: NodeKind, count: int = 2, **fields: Any) -> list[NodeSpec]:
 def preferred(cluster: EmulatedCluster) -> list[NodeSettings]:
     """The first node is taken while it can be."""
     return [NodeSettings(url, priority=9 if number == 0 else 5) for number, url in enumerate(cluster.urls)]
-
-
-def listen(gate: Front) -> list[TaskEnded]:
-    """The ends of requests from now on."""
-    ended: list[TaskEnded] = []
-
-    def heard(event: Event) -> None:
-        assert isinstance(event, TaskEnded)
-        ended.append(event)
-
-    gate.context.engine.listen(heard, TaskEnded)
-    return ended
 
 
 async def body_of(gate: Front, path: str, **fields: Any) -> dict[str, Any]:
@@ -145,7 +132,7 @@ async def test_the_answer_is_that_of_an_unbroken_one_wherever_it_breaks(path: st
         text, whole = read(path, await gate.ask("POST", path, body))
         count = whole["usage"]["output_tokens"]
         assert count > 6
-        ended = listen(gate)
+        ended = ends_of(gate)
         for fault in FAULTS:
             for cut in (1, 2, count // 2, count - 1, count):
                 reply = await first_breaks(cluster, gate, path, {fault: cut}, body)
@@ -202,7 +189,7 @@ async def test_an_answer_that_breaks_twice_is_whole_all_the_same(path: str, stre
     async with EmulatedCluster(nodes(NodeKind.LLAMACPP, 3)) as cluster, front(*preferred(cluster)) as gate:
         body = await body_of(gate, path, stream=stream)
         truth, whole = read(path, await gate.ask("POST", path, body))
-        ended = listen(gate)
+        ended = ends_of(gate)
         for node in cluster.nodes[:2]:
             node.faults.set(die_after=4)
         text, last = read(path, await gate.ask("POST", path, body))

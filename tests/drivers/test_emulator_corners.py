@@ -33,7 +33,7 @@ async def test_a_node_that_flaps_comes_back_again_and_again_and_can_be_closed():
 
 
 async def test_without_descriptors_connections_wait_until_there_are_some():
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with EmulatedCluster([NODE]) as cluster:
         node = cluster.nodes[0]

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import sys
+from importlib.util import find_spec
 
 import pytest
+from tests.support.need import require
 
 from sollol.core.topology import Interface, parse_networks
 from sollol.core.types import Endpoint, Origin
@@ -31,7 +33,7 @@ async def test_without_the_extra_it_says_so(monkeypatch):
     ],
 )
 async def test_only_private_networks_inside_the_restriction_are_spoken_to(interface):
-    pytest.importorskip("zeroconf")
+    require(find_spec("zeroconf"), "zeroconf: `make test` installs it")
     found = await MdnsSearch(lambda: [interface], parse_networks(["127.0.0.0/8", "10.0.0.0/8"])).find()
     assert (found.candidates, found.where, found.notes) == ((), (), ())
 
@@ -39,7 +41,7 @@ async def test_only_private_networks_inside_the_restriction_are_spoken_to(interf
 # zeroconf leaves its socket to the garbage collector when it cannot start
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_an_address_that_cannot_be_listened_on_is_said():
-    pytest.importorskip("zeroconf")
+    require(find_spec("zeroconf"), "zeroconf: `make test` installs it")
     found = await MdnsSearch(lambda: [Interface("gone0", "10.255.255.1", "255.0.0.0")]).find()
     assert found.notes[0].startswith("mDNS is not searched: ")
     gc.collect()

@@ -78,7 +78,7 @@ async def test_large_networks_are_swept_no_faster_than_the_system_forgets_addres
 
 
 async def test_running_out_of_sockets_is_not_an_answer(monkeypatch):
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with listening() as port, contextlib.ExitStack() as taken:
         searching = asyncio.ensure_future(open_ports([("127.0.0.1", port)] * 3, seconds=2.0))
@@ -94,7 +94,7 @@ async def test_running_out_of_sockets_is_not_an_answer(monkeypatch):
 
 @pytest.mark.parametrize(("soft", "expected"), [(1_024, 256), (256, 64), (64, 16), (10, 8), (-1, 256)])
 def test_how_many_sockets_at_once(monkeypatch, soft, expected):
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY if soft == -1 else soft, 4_096))
     assert scan._at_once() == expected
 

@@ -15,6 +15,7 @@ from tests.support.wait import until
 
 import sollol
 from sollol.config import Auth, Config, Discovery, Gateway, Limits, NodeSettings
+from sollol.core.events import Event, TaskEnded
 from sollol.core.types import Health
 from sollol.gateway.context import Gateway as Context
 from sollol.gateway.running import open_gateway
@@ -143,6 +144,18 @@ async def front(
             yield front
         finally:
             await running.close(0.0)
+
+
+def ends_of(gate: Front) -> list[TaskEnded]:
+    """The ends of requests from now on."""
+    ended: list[TaskEnded] = []
+
+    def heard(event: Event) -> None:
+        assert isinstance(event, TaskEnded)
+        ended.append(event)
+
+    gate.context.engine.listen(heard, TaskEnded)
+    return ended
 
 
 _open: list[object] = []

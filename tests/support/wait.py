@@ -22,7 +22,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"it did not come to that within {seconds:g} s"
-        time.sleep(0.005)
+        time.sleep(0.005)  # another thread or process moves on: there is no event to wait for
 
 
 async def stalled(measure: Callable[[], int]) -> None:

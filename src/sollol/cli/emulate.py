@@ -68,7 +68,7 @@ async def _run(specs: Sequence[NodeSpec], host: str, port: int, *, as_json: bool
             _print(cluster, as_json=as_json)
             await stop.wait()
     finally:
-        with suppress(NotImplementedError):
+        with suppress(NotImplementedError):  # as above
             for number in ends:
                 loop.remove_signal_handler(number)
 
