@@ -130,6 +130,7 @@ def test_a_loop_that_is_left_ends_the_answer_at_the_node():
 def test_closing_ends_calls_of_other_threads():
     with Machines(instant(30.0)) as machines, ThreadPoolExecutor(2) as threads:
         pool = SyncPool(machines.urls)
+        pool.generate("bench", "")  # loads it; else the second request waits while the first one loads the model
         call = threads.submit(pool.chat, "bench", HELLO)
         stream = threads.submit(next, pool.chat("bench", HELLO, stream=True))
         wait_until(lambda: machines.see(lambda cluster: cluster.nodes[0].stats.in_flight) == 2, 5)
